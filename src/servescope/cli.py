@@ -1,0 +1,301 @@
+"""The command `servescope`: options to a trial, a run to text. Wiring, nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from servescope import __version__
+from servescope.errors import BadInput, ServescopeError
+
+if TYPE_CHECKING:
+    from servescope.store import Run
+    from servescope.summary import Summary
+
+FORMATS = ("table", "vllm")
+_HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+_PAIR = re.compile(r"[a-z0-9]+:[0-9.]+")
+
+
+@click.group(context_settings=_HELP)
+@click.version_option(__version__, prog_name="servescope")
+def cli() -> None:
+    """Measure, explain and predict how well large language models are served."""
+
+
+@cli.command()
+@click.argument("target")
+@click.option(
+    "--protocol", metavar="NAME", help="openai-chat, openai-completions. Default: found out."
+)
+@click.option("--backend", "protocol", metavar="NAME", hidden=True)
+@click.option("--model", metavar="NAME", help="Default: the first in the server's list.")
+@click.option(
+    "--load",
+    multiple=True,
+    metavar="LOAD",
+    help="When requests start: users:32, users:8,think=1s, sync, burst, constant:10, poisson:4. "
+    "Several values (poisson:2,4,8) or several options make several stages.  [default: users:4]",
+)
+@click.option("--request-rate", metavar="R", help="Same as --load poisson:R; inf: all at once.")
+@click.option(
+    "--max-concurrency",
+    type=int,
+    metavar="N",
+    help="At most N requests in flight. Without a load or a rate: same as --load users:N.",
+)
+@click.option("--requests", "--num-prompts", type=int, metavar="N", help="Requests of each stage.")
+@click.option(
+    "--duration",
+    metavar="TIME",
+    help="Time in which each stage starts requests, such as 30s or 5m. With --requests: whichever "
+    "ends first.  [default, with neither: 100 requests or 30s]",
+)
+@click.option(
+    "--warmup", metavar="N|TIME", help="Requests or time before the first stage, not counted."
+)
+@click.option(
+    "--data",
+    default="emulated",
+    show_default=True,
+    metavar="DATA",
+    help="What is asked: emulated (prose), dummy (words), dummy:ids=true, file:PATH (.txt, .jsonl, "
+    ".csv), sharegpt:PATH.",
+)
+@click.option(
+    "--input-tokens",
+    "--random-input-len",
+    metavar="LENGTH",
+    help="512, uniform:1-512, normal:mean=256,std=64, exponential:mean=128,max=512 (clipped; "
+    "beyond=redraw draws again).  [default: 128]",
+)
+@click.option(
+    "--output-tokens",
+    "--random-output-len",
+    metavar="LENGTH",
+    help="Likewise; the server is asked to give exactly so many.  [default: 64]",
+)
+@click.option(
+    "--slo",
+    multiple=True,
+    metavar="BOUNDS",
+    help="ttft_p99<200ms,tpot_p95<50ms: reports goodput; exit status 4 if missed.",
+)
+@click.option(
+    "--goodput",
+    multiple=True,
+    metavar="NAME:MS",
+    help="ttft:200 tpot:50 e2el:2000: reports goodput, in milliseconds a request.",
+)
+@click.option(
+    "--seed", type=int, metavar="N", help="Repeats prompts, lengths and due times. Default: new."
+)
+@click.option(
+    "--tokenizer", metavar="PATH", help="tokenizer.json or its directory, to count tokens with."
+)
+@click.option("--no-stream", is_flag=True, help="Ask for answers in one piece.")
+@click.option(
+    "--extra-body", metavar="JSON", help="More fields of each request: '{\"temperature\": 0}'."
+)
+@click.option(
+    "--workers", type=int, default=1, show_default=True, metavar="N", help="Load processes."
+)
+@click.option(
+    "--timeout", default="600s", show_default=True, metavar="TIME", help="For a whole request."
+)
+@click.option(
+    "--timeout-connect", default="10s", show_default=True, metavar="TIME", help="To connect."
+)
+@click.option(
+    "--timeout-first-token", default="60s", show_default=True, metavar="TIME", help="To the first."
+)
+@click.option(
+    "--timeout-between-tokens", default="60s", show_default=True, metavar="TIME", help="Silence."
+)
+@click.option("--api-key-file", metavar="FILE", help="Or set SERVESCOPE_API_KEY or OPENAI_API_KEY.")
+@click.option("--ca-file", metavar="FILE", help="Certificates to trust besides none other.")
+@click.option("--insecure", is_flag=True, help="Do not verify the server's certificate.")
+@click.option("--keep-text", is_flag=True, help="Keep prompts and answers in the run's directory.")
+@click.option(
+    "--out", default="runs", show_default=True, metavar="DIR", help="Where runs are kept."
+)
+@click.option("--name", metavar="NAME", help="The run's directory below it. Default: the time.")
+@click.option(
+    "--i-own-this", is_flag=True, help="Needed to load a public address more than modestly."
+)
+@click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
+@click.option(
+    "--json", "as_json", is_flag=True, help="summary.json on standard output, nothing else."
+)
+@click.option("--quiet", is_flag=True, help="Only the run's directory on standard output.")
+def run(target: str, form: str, *, as_json: bool, quiet: bool, **options: Any) -> None:  # noqa: ANN401
+    """Measure the endpoint at the URL TARGET.
+
+    Protocol, model and what the server can do are found out; prompts are built in and never repeat.
+    Results are kept in a directory that the other commands read.
+
+    Exit status: 0 done, 2 bad input, 3 the target cannot be reached or answers nothing useful, 4 an
+    SLO was missed, 130 interrupted (what was measured is kept).
+    """
+    from servescope.conduct import conduct  # noqa: PLC0415 (--help need not wait for it)
+    from servescope.report.progress import Progress  # noqa: PLC0415
+    from servescope.summary import summarise  # noqa: PLC0415
+
+    trial = _trial(target, **options)
+    progress = None if as_json or quiet else Progress()
+    if trial.insecure:
+        click.echo("warning: the server's certificate is not verified", err=True)
+    try:
+        found = conduct(trial, progress, ["servescope", *sys.argv[1:]])
+    finally:
+        if progress is not None:
+            progress.clear()
+    summary = summarise(found)
+    _show(found, summary, form, as_json=as_json, quiet=quiet)
+    sys.exit(_status(found, summary))
+
+
+def _trial(target: str, **options: Any) -> Any:  # noqa: ANN401 (a Trial; see run on imports)
+    from servescope.experiment import Trial  # noqa: PLC0415
+
+    load, rate = list(options.pop("load")), options.pop("request_rate")
+    if load and rate is not None:
+        raise BadInput("--request-rate", rate, "want either --load or --request-rate")
+    if not load:
+        load, options["max_concurrency"] = _load(rate, options["max_concurrency"])
+    goodput = [pair for text in options.pop("goodput") for pair in text.replace(",", " ").split()]
+    return Trial(
+        target=target,
+        load=load,
+        slo=list(options.pop("slo")),
+        goodput=goodput,
+        stream=not options.pop("no_stream"),
+        extra_body=_json_object("--extra-body", options.pop("extra_body")),
+        **options,
+    )
+
+
+def _load(rate: str | None, cap: int | None) -> tuple[list[str], int | None]:
+    """The load that vLLM's spellings mean, and the cap that is left."""
+    if rate is not None and rate != "inf":
+        return [f"poisson:{rate}"], cap
+    if cap is not None:
+        return [f"users:{cap}"], None
+    return (["burst"], None) if rate == "inf" else ([], None)
+
+
+def _json_object(field: str, text: str | None) -> dict[str, Any]:
+    if text is None:
+        return {}
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise BadInput(field, text, f"want a JSON object ({error})") from None
+    if not isinstance(found, dict):
+        raise BadInput(field, text, 'want a JSON object such as {"temperature": 0}')
+    return found
+
+
+def _show(found: Run, summary: Summary, form: str, *, as_json: bool, quiet: bool) -> None:
+    if as_json:
+        sys.stdout.buffer.write((found.path / "summary.json").read_bytes())
+        return
+    if quiet:
+        click.echo(str(found.path))
+        return
+    _print(found, summary, form)
+    click.echo(f"kept in {found.path}")
+
+
+def _print(found: Run, summary: Summary, form: str) -> None:
+    from servescope.report import console, vllm  # noqa: PLC0415
+
+    if form == "table":
+        console.print_table(summary, sys.stdout, colour=sys.stdout.isatty())
+        return
+    facts = [stage for stage in found.manifest.stages if not stage.warmup]
+    cap = found.manifest.trial.get("max_concurrency")
+    for stage, fact in zip(summary.stages, facts, strict=False):
+        for doubt in stage.doubts:
+            click.echo(f"doubt {doubt.kind}: {console.printable(doubt.message)}")
+        click.echo(vllm.block(stage, cap=fact.users or cap, rate=fact.rate))
+
+
+def _status(found: Run, summary: Summary) -> int:
+    from servescope.summary import nothing_answered  # noqa: PLC0415
+
+    interrupted = found.manifest.interrupted
+    if interrupted is not None:
+        return {"SIGINT": 130, "SIGTERM": 143}.get(interrupted, 1)
+    if nothing_answered(summary):
+        return 3
+    return 4 if any(not b.met for stage in summary.stages for b in stage.slo) else 0
+
+
+@cli.command()
+@click.argument("directories", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="The summary as JSON, nothing else.")
+def report(directories: tuple[Path, ...], form: str, *, as_json: bool) -> None:
+    """Print the table of runs again, from their directories alone."""
+    from servescope.store import Run  # noqa: PLC0415
+    from servescope.summary import summarise, write  # noqa: PLC0415
+
+    for directory in directories:
+        found = Run(directory)
+        summary = summarise(found)
+        try:
+            write(found, summary)
+        except OSError:
+            as_json = as_json and (found.path / "summary.json").exists()
+        _show(found, summary, form, as_json=as_json, quiet=False)
+
+
+@cli.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--format", "form", default="csv", show_default=True, metavar="csv|parquet")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Where to. Default: the run's directory."
+)
+def export(directory: Path, form: str, out: Path | None) -> None:
+    """Write a run's requests, chunks and samples as tables."""
+    from servescope.report.export import export as write  # noqa: PLC0415
+    from servescope.store import Run  # noqa: PLC0415
+
+    for path in write(Run(directory), form, out or directory):
+        click.echo(str(path))
+
+
+def main() -> None:
+    """Entry of the command: errors of known cause are one line and an exit status."""
+    arguments = _spread_goodput(sys.argv[1:])
+    try:
+        cli.main(arguments, prog_name="servescope", standalone_mode=False)
+    except ServescopeError as error:
+        click.echo(f"servescope: {_one_line(str(error))}", err=True)
+        sys.exit(error.exit_status)
+    except click.ClickException as error:
+        click.echo(f"servescope: {_one_line(error.format_message())}", err=True)
+        sys.exit(2)
+    except click.Abort:
+        sys.exit(130)
+
+
+def _spread_goodput(arguments: list[str]) -> list[str]:
+    """`--goodput ttft:200 tpot:50`, as vLLM takes it, becomes one option for each."""
+    spread: list[str] = []
+    for word in arguments:
+        follows = len(spread) > 1 and spread[-2] == "--goodput" and _PAIR.fullmatch(spread[-1])
+        if follows and _PAIR.fullmatch(word):
+            spread.append("--goodput")
+        spread.append(word)
+    return spread
+
+
+def _one_line(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)

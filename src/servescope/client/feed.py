@@ -1,0 +1,101 @@
+"""What a load process is told: its settings, and requests from the pipe, a bounded way ahead."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from dataclasses import dataclass
+
+from servescope.client import wire
+
+FEED_BYTES = 32 << 20
+"""At most so much is kept at hand; beyond it the pipe is left full."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a load process is told."""
+
+    family: int
+    address: tuple[str | int, ...]
+    server_name: str
+    tls: bool
+    verify: bool
+    ca_file: str | None
+    head: str
+    """Request line and headers up to `Content-Length: `."""
+    protocol: str
+    stream: bool
+    connect_ns: int
+    first_token_ns: int
+    between_tokens_ns: int
+    total_ns: int
+    max_bytes: int
+    users: int = 0
+    """Users of a closed loop dealt to this process; 0 in an open load."""
+    think_ns: int = 0
+    duration_ns: int = 0
+    """No request starts later than this after the start; 0 for no such limit."""
+    cap: int = 0
+    """Most requests in flight; 0 for no such limit."""
+    warm: int = 0
+    """Connections to open before the start."""
+    ahead: int = 1
+    """Requests to keep at hand."""
+
+
+@dataclass(slots=True)
+class Pending:
+    """A request that has not been sent."""
+
+    request: int
+    due_ns: int
+    limit: int
+    body: bytes
+    user: int = -1
+    held_ns: int = 0
+    connect_ns: int = 0
+    attempts: int = 1
+
+
+class Feed:
+    """Requests from the pipe, a bounded number of bytes ahead."""
+
+    def __init__(self, ahead: int) -> None:
+        self.ahead = ahead
+        self.queue: deque[Pending] = deque()
+        self.ended = False
+        self.paused = False
+        self._rest = bytearray()
+        self._bytes = 0
+
+    def read(self) -> None:
+        """Take what the pipe has."""
+        try:
+            data = os.read(0, 1 << 20)
+        except BlockingIOError:
+            return
+        if not data:
+            self.ended = True
+        self._rest += data
+        at, size = 0, wire.REQUEST.size
+        while len(self._rest) - at >= size:
+            request, due, limit, length = wire.REQUEST.unpack_from(self._rest, at)
+            if len(self._rest) - at - size < length:
+                break
+            body = bytes(self._rest[at + size : at + size + length])
+            self.queue.append(Pending(request, due, limit, body))
+            self._bytes += length
+            at += size + length
+        del self._rest[:at]
+
+    def take(self) -> Pending:
+        """The next request."""
+        pending = self.queue.popleft()
+        self._bytes -= len(pending.body)
+        return pending
+
+    @property
+    def full(self) -> bool:
+        """Whether enough is at hand."""
+        return self._bytes >= FEED_BYTES or len(self.queue) >= self.ahead

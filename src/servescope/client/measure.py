@@ -1,0 +1,67 @@
+"""The ruler of a real target: exact lengths from whatever the target offers.
+
+In this order: its own `/tokenize`; a local tokenizer where one is given; else a calibration on the
+token counts of a few answers. Where it tells nothing at all, words are guessed and the doubts say so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from servescope.client.probe import PROBE_TEXT, Dialogue, Endpoint, count_prompt
+from servescope.protocols import WireProtocol
+from servescope.rulers import (
+    TOKENIZER,
+    Ruler,
+    load_tokenizer,
+    ruler_by_words,
+    ruler_from_tokenizer,
+    ruler_from_usage,
+)
+
+
+class _Untold(Exception):  # noqa: N818 (no error: a server need not count)
+    pass
+
+
+def ruler(
+    dialogue: Dialogue, endpoint: Endpoint, wire: WireProtocol, tokenizer: str | None
+) -> Ruler:
+    """How this target counts the tokens of a prompt. Raises BadInput naming `--tokenizer`."""
+    found = _find(dialogue, endpoint, tokenizer)
+    return replace(found, takes_ids=wire.takes_ids)
+
+
+def _find(dialogue: Dialogue, endpoint: Endpoint, tokenizer: str | None) -> Ruler:
+    if endpoint.tokenize:
+
+        def tokenize(text: str) -> list[int]:
+            return dialogue.tokenize(endpoint.model, text) or []
+
+        return _with_overhead(
+            ruler_from_tokenizer(tokenize, "server /tokenize"), len(tokenize(PROBE_TEXT)), endpoint
+        )
+    if tokenizer is not None:
+        local = load_tokenizer(tokenizer)
+        return _with_overhead(
+            ruler_from_tokenizer(local, TOKENIZER), len(local(PROBE_TEXT)), endpoint
+        )
+
+    def count(text: str) -> int:
+        counted = count_prompt(dialogue, endpoint, text)
+        if counted is None:
+            raise _Untold
+        return counted
+
+    try:
+        return ruler_from_usage(count)
+    except _Untold:
+        return replace(ruler_by_words("guess: the target counts no prompt tokens"), exact=False)
+
+
+def _with_overhead(ruler: Ruler, probe_tokens: int, endpoint: Endpoint) -> Ruler:
+    """What the server adds to a prompt, from its count for the probe's text."""
+    counted = endpoint.probe_input_tokens
+    if counted is None or counted < probe_tokens:
+        return ruler
+    return replace(ruler, overhead=counted - probe_tokens)

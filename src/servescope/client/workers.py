@@ -1,0 +1,271 @@
+"""A load driven by several processes that together offer exactly what one would.
+
+Request k goes to process k mod n, all processes share one start instant, and what they spool is read
+here while they run. A process that dies costs its own requests only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import mmap
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from servescope.client import wire
+from servescope.client.feed import Settings
+from servescope.errors import ServescopeError
+
+START_AHEAD_NS = 5_000_000
+POLL_S = 0.02
+DRAIN_S = 5.0
+
+Source = Callable[[int], tuple[int, int, bytes]]
+"""Request k of the stage: (index over the run, most events of the answer, body)."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """What a load process says of itself after a stage."""
+
+    worker: int
+    cpu_ratio: float
+    """Share of one core."""
+    lag_p99_s: float
+    """How late the loop read what the kernel had; 99 % of turns were quicker."""
+    lag_max_s: float
+    kernel_clock: bool
+    """The kernel stamped the times, so that the loop's own lateness is not in them."""
+    clock_steps: int
+    exit_status: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Live:
+    """Counters while the load runs."""
+
+    sent: int
+    finished: int
+    in_flight: int
+
+
+class Worker:
+    """One load process."""
+
+    def __init__(self, number: int, settings: Settings, directory: Path) -> None:
+        self.number = number
+        self._page_file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 (ours until closed)
+        self._page_file.truncate(wire.PAGE_BYTES)
+        self._page = memoryview(mmap.mmap(self._page_file.fileno(), wire.PAGE_BYTES)).cast("q")
+        self._spool: BinaryIO = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115
+        self._read = 0
+        descriptors = (self._page_file.fileno(), self._spool.fileno())
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "servescope.client.drive", *map(str, descriptors)],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=descriptors,
+            start_new_session=True,  # ctrl-C is for us; we tell the process what to do
+        )
+        self._write(json.dumps(dataclasses.asdict(settings)).encode() + b"\n")
+
+    def _write(self, data: bytes) -> bool:
+        assert self.process.stdin is not None  # noqa: S101 (for the type checker)
+        try:
+            self.process.stdin.write(data)
+            self.process.stdin.flush()
+        except (BrokenPipeError, ValueError):
+            return False
+        return True
+
+    def feed(self, numbers: Iterator[int], due_ns: Callable[[int], int], source: Source) -> None:
+        """Render and send requests until there are no more; blocks while the pipe is full."""
+        for k in numbers:
+            index, limit, body = source(k)
+            if not self._write(wire.REQUEST.pack(index, due_ns(k), limit, len(body)) + body):
+                return
+        self.end_feed()
+
+    def end_feed(self) -> None:
+        """No more requests."""
+        assert self.process.stdin is not None  # noqa: S101 (for the type checker)
+        try:
+            self.process.stdin.close()
+        except BrokenPipeError:
+            pass
+
+    @property
+    def ready(self) -> bool:
+        """Connections are warm and requests at hand."""
+        return bool(self._page[wire.READY])
+
+    def start(self, at_ns: int) -> None:
+        """Begin at this instant of CLOCK_MONOTONIC."""
+        self._page[wire.START_NS] = at_ns
+
+    def stop(self, level: int) -> None:
+        """1: offer no more; 2: end at once."""
+        self._page[wire.STOP] = max(level, self._page[wire.STOP])
+
+    def live(self) -> Live:
+        """Counters, at most 20 ms old."""
+        page = self._page
+        return Live(page[wire.SENT], page[wire.FINISHED], page[wire.IN_FLIGHT])
+
+    def exchanges(self) -> Iterator[wire.Exchange]:
+        """The whole frames that were spooled since the last call."""
+        fd = self._spool.fileno()
+        while True:
+            size = os.pread(fd, 8, self._read)
+            if len(size) < 8:
+                return
+            length = 8 + int.from_bytes(size, "little")
+            frame = os.pread(fd, length, self._read)
+            if len(frame) < length:
+                return
+            self._read += length
+            yield wire.unpack_exchange(frame)
+
+    def health(self) -> Health:
+        """What the process says of itself, after it has ended."""
+        page = self._page
+        wall = page[wire.WALL_NS]
+        status = self.process.wait()
+        return Health(
+            worker=self.number,
+            cpu_ratio=page[wire.CPU_NS] / wall if wall else 0.0,
+            lag_p99_s=_quantile(page[wire.LAG : wire.LAG + wire.LAG_BINS].tolist(), 0.99) / 1e9,
+            lag_max_s=page[wire.LAG_MAX_NS] / 1e9,
+            kernel_clock=bool(page[wire.KERNEL_CLOCK]),
+            clock_steps=page[wire.CLOCK_STEPS],
+            exit_status=status,
+        )
+
+    def last_words(self) -> str:
+        """The end of its standard error."""
+        assert self.process.stderr is not None  # noqa: S101 (for the type checker)
+        text = self.process.stderr.read().decode(errors="replace").strip()
+        return text.rpartition("\n")[2]
+
+    def kill(self) -> None:
+        """End the process if it still runs."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait()
+
+    def close(self) -> None:
+        """Give everything back."""
+        self.end_feed()
+        for stream in (self._spool, self._page_file, self.process.stderr):
+            if stream is not None:
+                stream.close()
+
+
+def _quantile(counts: list[int], q: float) -> int:
+    wanted, seen = q * sum(counts), 0
+    for index, count in enumerate(counts):
+        seen += count
+        if count and seen >= wanted:
+            return wire.lag_of_bin(index)
+    return 0
+
+
+class Workers:
+    """All load processes of one stage."""
+
+    def __init__(self, settings: Settings, count: int, directory: Path) -> None:
+        self.workers: list[Worker] = []
+        self._feeders: list[threading.Thread] = []
+        try:
+            for k in range(count):
+                self.workers.append(Worker(k, share(settings, k, count), directory))
+        except BaseException:
+            self.close()
+            raise
+
+    def begin(self, total: int, due_ns: Callable[[int], int], source: Source) -> int:
+        """Feed the processes, wait until all are ready, start them; returns the start instant.
+
+        `due_ns(k)` is when request k is due, since the start; -1 in a closed loop.
+        """
+        n = len(self.workers)
+        self._feeders = [
+            threading.Thread(
+                target=worker.feed,
+                args=(iter(range(worker.number, total, n)), due_ns, source),
+                daemon=True,
+            )
+            for worker in self.workers
+        ]
+        for feeder in self._feeders:
+            feeder.start()
+        while not all(worker.ready for worker in self.workers):
+            for worker in self.workers:
+                if worker.process.poll() is not None:
+                    raise ServescopeError(f"a load process died: {worker.last_words()}")
+            time.sleep(0.001)
+        at_ns = time.monotonic_ns() + START_AHEAD_NS
+        for worker in self.workers:
+            worker.start(at_ns)
+        return at_ns
+
+    def exchanges(self) -> Iterator[wire.Exchange | None]:
+        """Finished exchanges as they come; None where there is none at present. Ends with the load."""
+        while True:
+            running = any(worker.process.poll() is None for worker in self.workers)
+            came = False
+            for worker in self.workers:
+                for exchange in worker.exchanges():
+                    came = True
+                    yield exchange
+            if not running:
+                return
+            yield None
+            if not came:
+                time.sleep(POLL_S)
+
+    def live(self) -> Live:
+        """Counters of all processes together."""
+        each = [worker.live() for worker in self.workers]
+        return Live(
+            sum(one.sent for one in each),
+            sum(one.finished for one in each),
+            sum(one.in_flight for one in each),
+        )
+
+    def stop(self, level: int) -> None:
+        """1: offer no more; 2: end at once."""
+        for worker in self.workers:
+            worker.stop(level)
+
+    def health(self) -> list[Health]:
+        """What each process says of itself, after all have ended."""
+        return [worker.health() for worker in self.workers]
+
+    def close(self) -> None:
+        """End what still runs."""
+        for worker in self.workers:
+            worker.kill()
+        for feeder in self._feeders:
+            feeder.join()
+        for worker in self.workers:
+            worker.close()
+
+
+def share(settings: Settings, k: int, n: int) -> Settings:
+    """What process k of n is told: its part of the users, of the cap and of the connections."""
+
+    def part(total: int) -> int:
+        return total // n + (k < total % n)
+
+    return dataclasses.replace(
+        settings, users=part(settings.users), cap=part(settings.cap), warm=part(settings.warm)
+    )

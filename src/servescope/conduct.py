@@ -1,0 +1,309 @@
+"""A trial becomes a run: find out about the target, warm up, drive each stage, keep what happens."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import ssl
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+import servescope
+from servescope import plugins, summary
+from servescope.client import measure, probe
+from servescope.client.feed import Settings
+from servescope.client.http import tls_context
+from servescope.datasets import Setting
+from servescope.errors import BadInput
+from servescope.experiment import Plan, Trial, readable, resolve
+from servescope.load import Closed, Limit, Load, Open
+from servescope.protocols import WireProtocol
+from servescope.protocols.http1 import MAX_BODY_BYTES
+from servescope.records import WARMUP_STAGE
+from servescope.rulers import load_tokenizer
+from servescope.seeds import generator
+from servescope.stage import Bench, Interrupt, StageRun, Watcher, most_connections
+from servescope.store import Manifest, Run, RunWriter, Stage, slug
+
+SPARE_FILES = 64
+STAGE_REQUESTS = 1 << 20
+"""Indices set apart for a stage that time alone ends, so that the next one's prompts do not depend
+on how many it came to."""
+KEY_VARIABLES = ("SERVESCOPE_API_KEY", "OPENAI_API_KEY")
+PROBE_TIMEOUT_S = 30.0
+
+
+class Offer(NamedTuple):
+    """A stage with its load drawn."""
+
+    stage: Stage
+    load: Open | Closed
+    limit: Limit
+
+
+def conduct(trial: Trial, watcher: Watcher | None = None, command: list[str] | None = None) -> Run:
+    """Carry out a trial; returns its run, with the summary written.
+
+    Raises BadInput before the first request, Unreachable where the target is of no use. An
+    interrupt ends the run early: the manifest says so, and what was measured is kept.
+    """
+    plan = resolve(trial)
+    address = probe.parse_target(trial.target)
+    if trial.protocol is not None:
+        plugins.make("--protocol", "servescope.protocols", trial.protocol, {})
+    key = _key(trial)
+    offers = _offers(plan)
+    allow_files(max(most_connections(o.load, trial.max_concurrency) for o in offers))
+    writer = RunWriter(Path(trial.out), _manifest(plan, command or [], offers))
+    with Interrupt() as interrupt:
+        try:
+            bench = _bench(plan, address, key, writer, interrupt, watcher)
+        except BaseException:
+            writer.discard()
+            raise
+        with writer:
+            _drive(bench, offers)
+    run = Run(writer.path)
+    summary.write(run, summary.summarise(run))
+    return run
+
+
+def _drive(bench: Bench, offers: list[Offer]) -> None:
+    manifest, number, first = bench.writer.manifest, 0, 0
+    for stage, load, limit in offers:
+        if bench.interrupt.level:
+            break
+        if bench.watcher is not None:
+            bench.watcher.stage(stage)
+        StageRun(bench, stage, WARMUP_STAGE if stage.warmup else number, first).run(load, limit)
+        number += not stage.warmup
+        first += STAGE_REQUESTS if stage.planned is None else stage.planned
+    if bench.interrupt.level:
+        manifest.interrupted = bench.interrupt.name
+    manifest.finished_utc = _utc_now()
+    bench.writer.write_manifest()
+
+
+# --- before the first request -------------------------------------------------------------------------
+
+
+def _key(trial: Trial) -> probe.Secret | None:
+    path = trial.api_key_file
+    if path is not None:
+        value = readable("--api-key-file", path).decode(errors="replace").strip()
+        if not (value.isascii() and value.isprintable() and value):
+            raise BadInput("--api-key-file", path, "want one line of plain characters")
+        return probe.Secret(value)
+    found = (os.environ.get(name, "").strip() for name in KEY_VARIABLES)
+    return next((probe.Secret(value) for value in found if value), None)
+
+
+def _offers(plan: Plan) -> list[Offer]:
+    """Every stage's load, drawn; warm-up is the first load once more, with a limit of its own."""
+    wanted: list[tuple[Load, Limit, bool]] = [(load, plan.limit, False) for load in plan.loads]
+    if plan.warmup is not None:
+        wanted.insert(0, (plan.loads[0], plan.warmup, True))
+    return [_offer(plan, k, *one) for k, one in enumerate(wanted)]
+
+
+def _offer(plan: Plan, k: int, load: Load, limit: Limit, warmup: bool) -> Offer:  # noqa: FBT001
+    drawn = load.offer(limit, generator(plan.seed, "arrivals", k))
+    if isinstance(drawn, Open):
+        if not len(drawn.due_ns):
+            raise BadInput("--load", str(load), "offers no request in this time; want longer")
+        stage = Stage(load=str(load), open=True, rate=drawn.rate, planned=len(drawn.due_ns))
+    else:
+        planned = None if limit.duration_s is not None else limit.requests
+        stage = Stage(load=str(load), open=False, users=drawn.users, planned=planned)
+    stage.warmup = warmup
+    return Offer(stage, drawn, limit)
+
+
+def allow_files(connections: int) -> None:
+    """Raise the limit on open files as far as `connections` want. Raises BadInput if it cannot."""
+    wanted = connections + SPARE_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and wanted > hard:
+        want = f"want at most {max(1, hard - SPARE_FILES)}: this machine allows {hard} open files"
+        raise BadInput("--load", f"{connections} connections at once", want)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else hard, hard)
+        )
+
+
+def _manifest(plan: Plan, command: list[str], offers: list[Offer]) -> Manifest:
+    trial = msgspec.to_builtins(plan.trial)
+    trial |= {"seed": plan.seed, "target": probe.redact(plan.trial.target)}
+    return Manifest(
+        name=_run_name(plan.trial),
+        servescope=servescope.__version__,
+        command=[probe.redact(word) if "@" in word else word for word in command],
+        trial=trial,
+        machine=_machine(),
+        stages=[offer.stage for offer in offers],
+        started_utc=_utc_now(),
+    )
+
+
+def _run_name(trial: Trial) -> str:
+    """The name asked for, as a safe one; else one made of the time."""
+    if trial.name is not None:
+        name = slug(trial.name)
+        if not name:
+            raise BadInput("--name", trial.name, "want letters, digits, '.', '_' and '-'")
+        return name
+    base = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    names = [base, *(f"{base}-{k}" for k in range(2, 1000))]
+    return next(name for name in names if not (Path(trial.out) / name).exists())
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "system": platform.platform(),
+        "machine": platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "python": sys.version.split()[0],
+        "load_average": list(os.getloadavg()),
+    }
+
+
+def _utc_now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+# --- the target ---------------------------------------------------------------------------------------
+
+
+def _bench(
+    plan: Plan,
+    address: probe.Address,
+    key: probe.Secret | None,
+    writer: RunWriter,
+    interrupt: Interrupt,
+    watcher: Watcher | None,
+) -> Bench:
+    """Find out about the target, and make everything that does not depend on a stage."""
+    trial = plan.trial
+    local = load_tokenizer(trial.tokenizer) if trial.tokenizer is not None else None
+    family, where = probe.resolve_host(address)
+    dialogue = probe.Dialogue(
+        address,
+        key=key,
+        timeout_s=min(PROBE_TIMEOUT_S, plan.timeouts.total_s),
+        context=_context(address, trial),
+    )
+    endpoint = probe.probe(
+        dialogue,
+        protocol=trial.protocol,
+        model=trial.model,
+        stream=trial.stream,
+        extra=trial.extra_body,
+    )
+    _check_context(plan, endpoint.context_tokens)
+    wire: WireProtocol = plugins.make("--protocol", "servescope.protocols", endpoint.protocol, {})
+    ruler = measure.ruler(dialogue, endpoint, wire, trial.tokenizer)
+    items = plan.dataset.items(
+        Setting(
+            seed=plan.seed,
+            ruler=ruler,
+            input_tokens=plan.input_tokens,
+            output_tokens=plan.output_tokens,
+        )
+    )
+    items(0)  # what cannot be made is refused here, before the first request
+    manifest = writer.manifest
+    manifest.endpoint = msgspec.to_builtins(endpoint)
+    manifest.lengths = {
+        "source": ruler.source,
+        "exact": ruler.exact,
+        "overhead_tokens": ruler.overhead,
+    }
+    if watcher is not None:
+        watcher.target(endpoint, ruler, plan)
+    return Bench(
+        plan=plan,
+        endpoint=endpoint,
+        wire=wire,
+        items=items,
+        settings=_settings(plan, address, dialogue, endpoint, (family, where)),
+        writer=writer,
+        origin_ns=time.monotonic_ns(),
+        count=None if local is None else lambda text: len(local(text)),
+        key=key,
+        interrupt=interrupt,
+        watcher=watcher,
+    )
+
+
+def _context(address: probe.Address, trial: Trial) -> ssl.SSLContext | None:
+    if address.scheme != "https":
+        return None
+    try:
+        return tls_context(trial.ca_file, verify=not trial.insecure)
+    except ssl.SSLError as error:
+        raise BadInput("--ca-file", trial.ca_file, f"want PEM certificates ({error})") from None
+
+
+def _check_context(plan: Plan, context: int | None) -> None:
+    """Refuse lengths that the target's context cannot hold."""
+    if context is None:
+        return
+    wanted = [length.smallest() for length in (plan.input_tokens, plan.output_tokens) if length]
+    if sum(wanted) <= context and max(wanted, default=0) < context:
+        return
+    field = "--input-tokens" if plan.input_tokens else "--output-tokens"
+    shown = " + ".join(str(length) for length in (plan.input_tokens, plan.output_tokens) if length)
+    want = f"input and output together want at most the {context} tokens of the target's context"
+    raise BadInput(field, shown, want)
+
+
+def _settings(
+    plan: Plan,
+    address: probe.Address,
+    dialogue: probe.Dialogue,
+    endpoint: probe.Endpoint,
+    where: tuple[int, tuple[str | int, ...]],
+) -> Settings:
+    timeouts, trial = plan.timeouts, plan.trial
+    return Settings(
+        family=where[0],
+        address=where[1],
+        server_name=address.host,
+        tls=address.scheme == "https",
+        verify=not trial.insecure,
+        ca_file=trial.ca_file,
+        head=_head(address, endpoint.path, dialogue.headers.get("Authorization")),
+        protocol=endpoint.protocol,
+        stream=trial.stream,
+        connect_ns=_ns(timeouts.connect_s),
+        first_token_ns=_ns(timeouts.first_token_s),
+        between_tokens_ns=_ns(timeouts.between_tokens_s),
+        total_ns=_ns(timeouts.total_s),
+        max_bytes=MAX_BODY_BYTES,
+    )
+
+
+def _head(address: probe.Address, path: str, authorization: str | None) -> str:
+    """Request line and headers, up to where the length of the body goes."""
+    lines = [
+        f"POST {path} HTTP/1.1",
+        f"Host: {address.netloc}",
+        f"User-Agent: servescope/{servescope.__version__}",
+        "Accept: text/event-stream, application/json",
+        "Accept-Encoding: identity",
+        "Content-Type: application/json",
+    ]
+    if authorization is not None:
+        lines.append(f"Authorization: {authorization}")
+    return "\r\n".join([*lines, "Content-Length: "])
+
+
+def _ns(seconds: float) -> int:
+    return round(seconds * 1e9)

@@ -1,0 +1,84 @@
+"""What is asked. One file a data set; a data set turns an index into an item, the same each time.
+
+`Item` is the noun of this floor. A data set is a tagged struct with a method
+`items(setting) -> Callable[[int], Item]`; it reads and checks its files there, before the first
+request, and raises BadInput with the field `--data`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from servescope.errors import BadInput
+from servescope.plugins import main_field, make, split
+
+if TYPE_CHECKING:
+    from servescope.lengths import Lengths
+    from servescope.text import Ruler
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+class Item(msgspec.Struct, frozen=True, kw_only=True):
+    """What one request asks."""
+
+    prompt: str | tuple[int, ...] | tuple[Message, ...]
+    """Text, token ids, or messages."""
+    input_tokens: int | None = None
+    """The prompt length wanted, as the server will count it; None when the data decides."""
+    output_tokens: int
+    """The most tokens the answer may have."""
+    pinned: bool = False
+    """The answer must have exactly `output_tokens`: ask the server to ignore its end token."""
+
+
+ItemSource = Callable[[int], Item]
+"""Item number i of the run: a pure function of i and the seed."""
+
+
+class Setting(msgspec.Struct, frozen=True, kw_only=True):
+    """What a data set may need to know of the trial."""
+
+    seed: int
+    ruler: Ruler
+    """How the target counts the tokens of a text."""
+    input_tokens: Lengths | None = None
+    """`--input-tokens`; None when the user did not say."""
+    output_tokens: Lengths | None = None
+
+
+class Dataset(Protocol):
+    """What every file in this folder provides."""
+
+    def items(self, setting: Setting) -> ItemSource:
+        """Read what there is to read and return the source of items."""
+        ...
+
+
+def parse(field: str, text: str) -> Dataset:
+    """The data set that `--data NAME[:settings]` asks for; raises BadInput naming `field`.
+
+    Settings are `key=value` with commas between them. A lone value is the main setting, mostly a
+    path; what holds no `=` belongs to the part before it, so that a path may hold commas.
+    """
+    name, parts = split(field, text)
+    settings: dict[str, str] = {}
+    key = main_field(__name__, name) or ""
+    for named, value in parts:
+        if named in settings:
+            raise BadInput(field, text, f"want {named} only once")
+        key = named or key
+        settings[key] = f"{settings[key]},{value}" if key in settings else value
+    try:
+        found: Dataset = make(field, __name__, name, settings)
+    except BadInput as error:
+        raise BadInput(field, text if error.value == name else error.value, error.want) from None
+    return found

@@ -1,0 +1,398 @@
+"""Reasons not to believe a figure: a closed list, each with its number and with advice.
+
+A doubt is about the measurement or about what the figures can mean, not about whether the server is
+fast. None is ever suppressed; so none may cry wolf: each check says when it cannot tell, and
+is silent then.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from servescope import metrics, token_times
+from servescope.records import ABSENT, ANSWERED, CANCELLED, OUTCOMES, TRUNCATED
+from servescope.stats import PERCENTILES, Distribution, distribution, samples_needed
+from servescope.units import format_seconds, three_digits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from servescope.records import Columns, Sample
+
+KINDS = (
+    "client_limited",
+    "not_stationary",
+    "too_few",
+    "errors",
+    "lengths_missed",
+    "chunked",
+    "counted_locally",
+    "not_offered",
+)
+LATE_S, LATE_SHARE_OF_GAP = 1e-3, 0.01
+BUSY_RATIO, LAG_S = 0.9, 5e-3
+DRIFT_RATIO, DRIFT_FEWEST = 0.2, 20
+ERRORS_RATIO = 0.01
+INPUT_MISS_RATIO = 0.01
+TOKENS_PER_CHUNK = 1.1
+OFFERED_RATIO, STRETCH_S = 0.99, 0.1
+"""An offered rate is too low below this ratio, if sending also took so much longer than due."""
+
+
+class Doubt(msgspec.Struct, frozen=True, kw_only=True):
+    """One reason to distrust a figure."""
+
+    kind: str
+    """One of `KINDS`."""
+    message: str
+    value: float | None = None
+    """The number behind it, in the unit that the message names."""
+    limit: float | None = None
+    """What the number should have kept to."""
+    advice: str = ""
+
+
+class StageFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the user asked of a stage: a doubt's limits and advice depend on it."""
+
+    label: str
+    """The load as the user would write it: 'poisson:4'."""
+    open: bool
+    """Open loop: requests have due times of their own."""
+    rate: float | None = None
+    """Constant mean rate of an open load in requests per second; None where it has none."""
+    users: int | None = None
+    """Users of a closed load."""
+    planned: int | None = None
+    """Requests that the load would offer; None for a closed load that ends by duration."""
+    max_concurrency: int | None = None
+    """A declared cap on requests in flight."""
+    interrupted: bool = False
+    """The user ended the run early."""
+
+    @property
+    def constant(self) -> bool:
+        """Whether the stage asks for the same load from its start to its end."""
+        return self.rate is not None if self.open else self.users is not None
+
+
+def doubts(
+    stage: StageFacts, columns: Columns, figures: Mapping[str, Any], samples: Sequence[Sample]
+) -> list[Doubt]:
+    """Every doubt about one stage, in the order of `KINDS`.
+
+    `columns` holds every request of the stage, `figures` what `metrics.figures` made of them.
+    Of `samples` those of source `loop` are read (cpu_ratio, lag_p99_s; one a load process).
+    """
+    found = (
+        _client_limited(stage, columns, samples),
+        _not_stationary(stage, columns),
+        _too_few(figures),
+        _errors(stage, columns),
+        _output_lengths_missed(columns),
+        _input_lengths_missed(columns),
+        _chunked(columns),
+        _counted_locally(columns),
+        _not_offered(stage, columns),
+    )
+    return [doubt for doubt in found if doubt is not None]
+
+
+def _client_limited(stage: StageFacts, columns: Columns, samples: Sequence[Sample]) -> Doubt | None:
+    reasons = list(_generator_reasons(stage, columns, samples))
+    if not reasons:
+        return None
+    _, value, limit = reasons[0]
+    told = "; ".join(message for message, _, _ in reasons)
+    return Doubt(
+        kind="client_limited",
+        message=f"the load generator was a limit itself: {told}",
+        value=value,
+        limit=limit,
+        advice=_faster_generator(stage),
+    )
+
+
+def _generator_reasons(
+    stage: StageFacts, columns: Columns, samples: Sequence[Sample]
+) -> Iterator[tuple[str, float, float]]:
+    late = distribution(token_times.generator_delay_s(columns))
+    limit = max(LATE_S, LATE_SHARE_OF_GAP * _mean_gap_s(stage, columns))
+    if late is not None and late.p99 > limit:
+        told = f"it sent requests {format_seconds(late.p99)} late (P99), above"
+        yield f"{told} {format_seconds(limit)}", late.p99, limit
+    busy = _worst(columns, samples, "cpu_ratio")
+    if busy is not None and busy > BUSY_RATIO:
+        told = f"a load process used {busy:.0%} of a core, above {BUSY_RATIO:.0%}"
+        yield told, busy, BUSY_RATIO
+    lag = _worst(columns, samples, "lag_p99_s")
+    if lag is not None and lag > LAG_S:
+        told = f"its event loop lagged {format_seconds(lag)} (P99), above {format_seconds(LAG_S)}"
+        yield told, lag, LAG_S
+
+
+def _faster_generator(stage: StageFacts) -> str:
+    spread = "spread the load over more processes (--workers), or move it to an idle machine"
+    if stage.open and stage.rate is None:
+        return f"requests that are due together cannot leave together: {spread}"
+    if stage.open:
+        return f"{spread}; the from-due latencies contain the delay, the others do not"
+    return f"{spread}; a late generator offers less load than {stage.label} promises"
+
+
+def _mean_gap_s(stage: StageFacts, columns: Columns) -> float:
+    if stage.open and stage.rate:
+        return 1 / stage.rate
+    sent = columns.sent_ns[columns.sent_ns != ABSENT]
+    return float(np.ptp(sent)) / 1e9 / (len(sent) - 1) if len(sent) > 1 else 0.0
+
+
+def _worst(columns: Columns, samples: Sequence[Sample], name: str) -> float | None:
+    """The largest reading of any load process in this stage."""
+    stage = str(columns.stage[0]) if len(columns) else None
+    readings = (
+        sample.value
+        for sample in samples
+        if sample.source == "loop"
+        and sample.name == name
+        and sample.labels.get("stage", stage) == stage
+    )
+    return max(readings, default=None)
+
+
+def _not_stationary(stage: StageFacts, columns: Columns) -> Doubt | None:
+    answered = columns.answered()
+    e2e = token_times.per_request(answered)["e2e_s"]
+    e2e = e2e[np.argsort(answered.sent_ns, kind="stable")]
+    e2e = e2e[~np.isnan(e2e)]
+    if not stage.constant or len(e2e) < DRIFT_FEWEST:
+        return None
+    first, second = distribution(e2e[: len(e2e) // 2]), distribution(e2e[len(e2e) // 2 :])
+    if first is None or second is None or not first.p50:
+        return None
+    drift = second.p50 / first.p50 - 1
+    if abs(drift) <= DRIFT_RATIO or not _apart(first, second):
+        return None
+    medians = f"{format_seconds(first.p50)} to {format_seconds(second.p50)}"
+    return Doubt(
+        kind="not_stationary",
+        message=f"the load was constant, yet the median end-to-end latency went from {medians} "
+        f"({drift:+.0%}) between the two halves of the stage",
+        value=drift,
+        limit=DRIFT_RATIO,
+        advice=_steadier(stage, drift),
+    )
+
+
+def _apart(a: Distribution, b: Distribution) -> bool:
+    """Whether the medians' intervals do not meet: answers of random length differ by chance."""
+    one, other = a.ci95["p50"], b.ci95["p50"]
+    return one is not None and other is not None and (one[1] < other[0] or other[1] < one[0])
+
+
+def _steadier(stage: StageFacts, drift: float) -> str:
+    if drift < 0:
+        return "the start was slower: warm up first (--warmup), or longer"
+    if stage.open and stage.max_concurrency is None:
+        return "a queue is growing: lower the rate, or search for the highest one that lasts"
+    if stage.open:
+        return "a queue is growing behind the cap on concurrency: lower the rate or raise the cap"
+    return "the target became slower: run longer, and look for throttling or a full KV cache"
+
+
+def _too_few(figures: Mapping[str, Any]) -> Doubt | None:
+    e2e = figures.get("e2e_s")
+    n = e2e.n if isinstance(e2e, Distribution) else 0
+    needed = {name: samples_needed(q) for name, q in PERCENTILES.items()}
+    short = [name.upper() for name, enough in needed.items() if n < enough]
+    if not short:
+        return None
+    wants = ", ".join(f"{name} wants {needed[name.lower()]}" for name in reversed(short))
+    requests = "1 request was" if n == 1 else f"{n} requests were"
+    return Doubt(
+        kind="too_few",
+        message=f"{requests} answered, too few for a 95 % interval of {', '.join(short)} ({wants})",
+        value=float(n),
+        limit=float(needed["p99"]),
+        advice=f"ask for at least {needed['p99']} requests, or do not quote {short[-1]}",
+    )
+
+
+def _errors(stage: StageFacts, columns: Columns) -> Doubt | None:
+    cancelled = columns.outcome == OUTCOMES.index(CANCELLED)
+    # What was never sent is `not_offered`'s matter, and what an interrupt cut off is known.
+    ours = cancelled & (stage.interrupted | (columns.sent_ns == ABSENT))
+    asked = columns.where(~ours)
+    lost = asked.where(~_is_answered(asked))
+    if len(lost) <= ERRORS_RATIO * len(asked):
+        return None
+    share = len(lost) / len(asked)
+    causes = {k: v for k, v in metrics.outcomes(lost).items() if v}
+    top = sorted(causes, key=lambda name: -causes[name])[:3]
+    return Doubt(
+        kind="errors",
+        message=f"{_percent(share)} of {len(asked)} requests did not complete: "
+        + ", ".join(f"{causes[name]} {name}" for name in top),
+        value=share,
+        limit=ERRORS_RATIO,
+        advice=_fewer_errors(stage, top[0]),
+    )
+
+
+def _fewer_errors(stage: StageFacts, cause: str) -> str:
+    if cause == CANCELLED:
+        return "the end of the stage cut these off, long answers first: run longer than they take"
+    if cause.startswith("failed:timeout") or cause == "failed:stalled":
+        lower = "lower the rate" if stage.open else "use fewer users"
+        return f"latencies leave out what timed out and look too good: {lower}, or wait longer"
+    if cause == "failed:http_429":
+        return "the server's rate limit was measured, not the server: stay below it or lift it"
+    return "latencies are those of the survivors: read the reasons in requests.jsonl first"
+
+
+def _output_lengths_missed(columns: Columns) -> Doubt | None:
+    cut = columns.outcome == OUTCOMES.index(TRUNCATED)
+    # A local count may differ by itself; that a pinned answer was cut short is beyond that.
+    judged = columns.where(
+        columns.pinned
+        & _is_answered(columns)
+        & (columns.counted_by_server | cut)
+        & (columns.asked_output_tokens != ABSENT)
+        & (columns.output_tokens != ABSENT)
+    )
+    miss = judged.output_tokens - judged.asked_output_tokens
+    if not miss.any():
+        return None
+    share, mean = float((miss != 0).mean()), float(miss[miss != 0].mean())
+    return Doubt(
+        kind="lengths_missed",
+        message=f"{_percent(share)} of the answers with a pinned length missed it, "
+        f"by {mean:+.1f} output tokens on average",
+        value=share,
+        limit=0.0,
+        advice="the target ignores ignore_eos or min_tokens, or caps the length: throughput is of "
+        "other work than was asked for",
+    )
+
+
+def _input_lengths_missed(columns: Columns) -> Doubt | None:
+    judged = columns.where(
+        _is_answered(columns)
+        & columns.counted_by_server
+        & (columns.asked_input_tokens > 0)
+        & (columns.input_tokens != ABSENT)
+    )
+    if not len(judged):
+        return None
+    asked, came = judged.asked_input_tokens, judged.input_tokens
+    ratio = float(np.mean(np.abs(came - asked) / asked))
+    if ratio <= INPUT_MISS_RATIO:
+        return None
+    return Doubt(
+        kind="lengths_missed",
+        message=f"the server counted {float(np.mean(came)):.1f} input tokens a request where "
+        f"{float(np.mean(asked)):.1f} were asked for (off by {_percent(ratio)} on average)",
+        value=ratio,
+        limit=INPUT_MISS_RATIO,
+        advice="make prompts with the model's own tokenizer; a chat template adds its own tokens",
+    )
+
+
+def _chunked(columns: Columns) -> Doubt | None:
+    answered = columns.answered()
+    chunks = len(answered.chunk_ns)
+    if not chunks:
+        return None
+    counted = token_times.chunk_tokens(answered)
+    tokens = float(counted.tokens.sum())
+    # Where chunks were not counted the total may hold an end token, which has no text of its own.
+    guessed = np.bincount(token_times.chunk_rows(answered), counted.guessed) > 0
+    if (tokens - np.count_nonzero(guessed)) / chunks <= TOKENS_PER_CHUNK:
+        return None
+    return Doubt(
+        kind="chunked",
+        message=f"a chunk carried {three_digits(tokens / chunks)} tokens on average, so the gaps "
+        "between chunks (icl_s) are not token latencies",
+        value=tokens / chunks,
+        limit=TOKENS_PER_CHUNK,
+        advice="compare itl_s or tpot_s, not icl_s, with other tools and servers"
+        + ("; itl_s is an estimate here" if guessed.any() else ""),
+    )
+
+
+def _counted_locally(columns: Columns) -> Doubt | None:
+    answered = columns.answered()
+    local = int(np.count_nonzero(~answered.counted_by_server))
+    if not local:
+        return None
+    share = local / len(answered)
+    return Doubt(
+        kind="counted_locally",
+        message=f"the server did not count the tokens of {_percent(share)} of the answers; "
+        "they were counted here",
+        value=share,
+        limit=0.0,
+        advice="have the server send usage with its stream, or give the model's own tokenizer",
+    )
+
+
+def _not_offered(stage: StageFacts, columns: Columns) -> Doubt | None:
+    return (_never_sent(stage, columns) or _too_slowly(stage, columns)) if stage.open else None
+
+
+def _never_sent(stage: StageFacts, columns: Columns) -> Doubt | None:
+    unsent = columns.sent_ns == ABSENT
+    if stage.interrupted:
+        unsent &= columns.outcome != OUTCOMES.index(CANCELLED)
+    planned = len(columns) if stage.interrupted else max(stage.planned or 0, len(columns))
+    missing = int(unsent.sum()) + planned - len(columns)
+    if not missing:
+        return None
+    return Doubt(
+        kind="not_offered",
+        message=f"{missing} of {planned} requests of {stage.label} were due and never sent",
+        value=missing / planned,
+        limit=0.0,
+        advice=_offer_all(stage),
+    )
+
+
+def _too_slowly(stage: StageFacts, columns: Columns) -> Doubt | None:
+    """Against the schedule's own length, so that a random schedule is not blamed for its luck."""
+    sent = columns.where(columns.sent_ns != ABSENT)
+    if stage.rate is None or len(sent) < 2:
+        return None
+    due_s, sent_s = float(np.ptp(sent.due_ns)) / 1e9, float(np.ptp(sent.sent_ns)) / 1e9
+    if due_s >= OFFERED_RATIO * sent_s or sent_s - due_s < STRETCH_S:
+        return None
+    ratio = due_s / sent_s
+    return Doubt(
+        kind="not_offered",
+        message=f"{stage.label} was offered at {three_digits(stage.rate * ratio)} requests/s, "
+        f"{_percent(ratio)} of the declared rate",
+        value=ratio,
+        limit=OFFERED_RATIO,
+        advice=_offer_all(stage),
+    )
+
+
+def _offer_all(stage: StageFacts) -> str:
+    if stage.max_concurrency is not None:
+        return (
+            f"the cap of {stage.max_concurrency} requests in flight holds requests back: raise it, "
+            "or read the run as a closed loop"
+        )
+    return "raise the limit on open files, use more workers, or check that the target accepts more"
+
+
+def _is_answered(columns: Columns) -> NDArray[np.bool_]:
+    return np.isin(columns.outcome, [OUTCOMES.index(name) for name in ANSWERED])
+
+
+def _percent(ratio: float) -> str:
+    return f"{three_digits(ratio * 100)} %"

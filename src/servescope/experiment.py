@@ -1,0 +1,176 @@
+"""What the user declares: a trial, in the words of the options, and its check.
+
+`resolve` finds every fault of the input before the first request and turns words into values. Names
+of fields are those of the options and of `servescope.run()`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from servescope import goodput, lengths, loads
+from servescope import datasets as data_sets
+from servescope.datasets import Dataset
+from servescope.errors import BadInput
+from servescope.lengths import Lengths
+from servescope.load import Limit, Load
+from servescope.units import parse_duration_s
+
+DEFAULT_LOAD = "users:4"
+DEFAULT_LIMIT = Limit(requests=100, duration_s=30.0)
+MAX_REQUESTS = 10_000_000
+MAX_DURATION_S = 7 * 24 * 3600.0
+
+
+class Trial(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """One cell of an experiment, as declared."""
+
+    target: str
+    protocol: str | None = None
+    model: str | None = None
+    load: list[str] = []
+    data: str = "emulated"
+    input_tokens: str | None = None
+    output_tokens: str | None = None
+    requests: int | None = None
+    duration: str | None = None
+    warmup: str | None = None
+    max_concurrency: int | None = None
+    slo: list[str] = []
+    goodput: list[str] = []
+    """Bounds in vLLM's spelling, `ttft:200`: for the goodput, not for the exit status."""
+    seed: int | None = None
+    """Drawn anew where none is given, so that no prefix cache flatters a repeated run."""
+    timeout: str = "600s"
+    timeout_connect: str = "10s"
+    timeout_first_token: str = "60s"
+    timeout_between_tokens: str = "60s"
+    workers: int = 1
+    stream: bool = True
+    tokenizer: str | None = None
+    extra_body: dict[str, Any] = {}
+    api_key_file: str | None = None
+    ca_file: str | None = None
+    insecure: bool = False
+    keep_text: bool = False
+    out: str = "runs"
+    name: str | None = None
+    i_own_this: bool = False
+    """The target may be a public address and the load more than a modest one."""
+
+
+class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds; none exceeds `total_s`."""
+
+    connect_s: float
+    first_token_s: float
+    between_tokens_s: float
+    total_s: float
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """A trial, resolved."""
+
+    trial: Trial
+    seed: int
+    loads: list[Load]
+    limit: Limit
+    warmup: Limit | None
+    dataset: Dataset
+    input_tokens: Lengths | None
+    output_tokens: Lengths | None
+    timeouts: Timeouts
+
+
+def resolve(trial: Trial) -> Plan:
+    """Check a trial and turn its words into values. Raises BadInput."""
+    if trial.workers < 1 or trial.workers > 256:
+        raise BadInput("--workers", trial.workers, "want 1 to 256")
+    if trial.max_concurrency is not None and trial.max_concurrency < 1:
+        raise BadInput("--max-concurrency", trial.max_concurrency, "want 1 or more")
+    if trial.seed is not None and trial.seed < 0:
+        raise BadInput("--seed", trial.seed, "want 0 or more")
+    for field, path in (("--ca-file", trial.ca_file), ("--api-key-file", trial.api_key_file)):
+        if path is not None:
+            readable(field, path)
+    limit = _limit(trial)
+    goodput.bounds(trial.slo, trial.goodput)
+    return Plan(
+        trial=trial,
+        seed=secrets.randbits(32) if trial.seed is None else trial.seed,
+        loads=_loads(trial, limit),
+        limit=limit,
+        warmup=_warmup(trial.warmup),
+        dataset=data_sets.parse("--data", trial.data),
+        input_tokens=_lengths("--input-tokens", trial.input_tokens),
+        output_tokens=_lengths("--output-tokens", trial.output_tokens),
+        timeouts=_timeouts(trial),
+    )
+
+
+def readable(field: str, path: str) -> bytes:
+    """The content of a file that the user names. Raises BadInput."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise BadInput(field, path, f"cannot be read ({error.strerror})") from None
+
+
+def _loads(trial: Trial, limit: Limit) -> list[Load]:
+    found = [load for text in trial.load or [DEFAULT_LOAD] for load in loads.parse("--load", text)]
+    for load in found:
+        if str(load).partition(":")[0] == "burst" and limit.requests is None:
+            raise BadInput("--load", str(load), "a burst wants --requests")
+    return found
+
+
+def _limit(trial: Trial) -> Limit:
+    requests, duration = trial.requests, trial.duration
+    if requests is not None and not 1 <= requests <= MAX_REQUESTS:
+        raise BadInput("--requests", requests, f"want 1 to {MAX_REQUESTS:,}")
+    if requests is None and duration is None:
+        return DEFAULT_LIMIT
+    return Limit(
+        requests=requests,
+        duration_s=None if duration is None else _positive_s("--duration", duration),
+    )
+
+
+def _positive_s(field: str, text: str) -> float:
+    seconds = parse_duration_s(field, text)
+    if not 0 < seconds <= MAX_DURATION_S:
+        raise BadInput(field, text, "want a time above 0 and up to 168h")
+    return seconds
+
+
+def _warmup(text: str | None) -> Limit | None:
+    if text is None or text == "0":
+        return None
+    if text.isascii() and text.isdigit():
+        return Limit(requests=min(int(text), MAX_REQUESTS))
+    try:
+        return Limit(duration_s=_positive_s("--warmup", text))
+    except BadInput:
+        raise BadInput(
+            "--warmup", text, "want a number of requests or a time such as 10s"
+        ) from None
+
+
+def _lengths(field: str, text: str | None) -> Lengths | None:
+    return None if text is None else lengths.parse(field, text)
+
+
+def _timeouts(trial: Trial) -> Timeouts:
+    total = _positive_s("--timeout", trial.timeout)
+    return Timeouts(
+        total_s=total,
+        connect_s=min(total, _positive_s("--timeout-connect", trial.timeout_connect)),
+        first_token_s=min(total, _positive_s("--timeout-first-token", trial.timeout_first_token)),
+        between_tokens_s=min(
+            total, _positive_s("--timeout-between-tokens", trial.timeout_between_tokens)
+        ),
+    )

@@ -1,0 +1,50 @@
+"""When requests are offered. Two kinds only: `Open` (due times) and `Closed` (users).
+
+Every arrival process is a file in `loads/` that returns one of them; pacing is arithmetic done
+before the run, so nothing drifts and a test needs no clock.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Limit(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a stage ends: whichever comes first. At least one is set."""
+
+    requests: int | None = None
+    duration_s: float | None = None
+
+
+class Open(msgspec.Struct, frozen=True, kw_only=True):
+    """Requests start when the schedule says, whatever became of the earlier ones."""
+
+    due_ns: NDArray[np.int64]
+    """Sorted, shape (n,), since the start of the stage."""
+    rate: float | None = None
+    """Nominal requests per second; None where there is none (burst)."""
+
+
+class Closed(msgspec.Struct, frozen=True, kw_only=True):
+    """Each user starts a request when the one before has ended and its think time has passed."""
+
+    users: int
+    think_s: float = 0.0
+
+
+class Load(Protocol):
+    """What every struct in `loads/` provides: one stage's load."""
+
+    def offer(self, limit: Limit, rng: np.random.Generator) -> Open | Closed:
+        """The load of one stage. Open loads draw all their due times here."""
+        ...
+
+    def __str__(self) -> str:
+        """As the user would write it for this one stage: `poisson:4`."""
+        ...

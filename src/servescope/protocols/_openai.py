@@ -1,0 +1,228 @@
+"""What OpenAI's two text endpoints share: events, usage, errors and the request's options."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from servescope.datasets import Message
+from servescope.protocols import Ask, Event, ProtocolFault, Reply
+from servescope.protocols.sse import EventStream
+
+_BAD_FINISH = ("error", "abort")
+
+
+class Details(msgspec.Struct):
+    """`prompt_tokens_details`."""
+
+    cached_tokens: int | None = None
+
+
+class Usage(msgspec.Struct):
+    """Token counts as the server made them."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: Details | None = None
+
+
+class Timings(msgspec.Struct):
+    """llama.cpp's `timings`, in milliseconds."""
+
+    prompt_ms: float | None = None
+    predicted_ms: float | None = None
+
+
+class Metrics(msgspec.Struct):
+    """vLLM's `metrics` (--enable-per-request-metrics), in milliseconds."""
+
+    time_to_first_token_ms: float | None = None
+    generation_time_ms: float | None = None
+    queue_time_ms: float | None = None
+
+
+class ChunkBase(msgspec.Struct):
+    """The fields of a chunk or an answer that do not depend on the endpoint."""
+
+    usage: Usage | None = None
+    timings: Timings | None = None
+    metrics: Metrics | None = None
+    error: Any = None
+    object: str | None = None
+    message: str | None = None
+    detail: Any = None
+
+
+def common_event(chunk: ChunkBase) -> Event:
+    """An event with everything but the content."""
+    event = Event()
+    usage = chunk.usage
+    if usage is not None:
+        event.input_tokens = usage.prompt_tokens
+        event.output_tokens = usage.completion_tokens
+        if usage.prompt_tokens_details is not None:
+            event.cached_tokens = usage.prompt_tokens_details.cached_tokens
+    if chunk.timings is not None or chunk.metrics is not None:
+        event.server_s = _server_times(chunk.timings, chunk.metrics)
+    if chunk.error is not None:
+        event.error = error_words(chunk.error)
+    elif chunk.object == "error":  # SGLang's flat form
+        event.error = chunk.message or "error"
+    return event
+
+
+def _server_times(timings: Timings | None, metrics: Metrics | None) -> dict[str, float]:
+    times: dict[str, float | None] = {}
+    if timings is not None:
+        times = {"prefill_s": timings.prompt_ms, "decode_s": timings.predicted_ms}
+    if metrics is not None:
+        times |= {
+            "ttft_s": metrics.time_to_first_token_ms,
+            "decode_s": metrics.generation_time_ms,
+            "queue_s": metrics.queue_time_ms,
+        }
+    return {name: ms / 1e3 for name, ms in times.items() if ms is not None}
+
+
+def error_words(error: Any) -> str:  # noqa: ANN401 (whatever JSON the server sent)
+    """The server's own words in an error object."""
+    if isinstance(error, dict):
+        message = error.get("message") or error.get("detail")
+        return str(message) if message else msgspec.json.encode(error).decode()
+    return str(error)
+
+
+def finish(event: Event, reason: str | None) -> None:
+    """Note a finish reason; some servers send an empty string until the last chunk."""
+    if reason:
+        event.finish_reason = reason
+        if reason in _BAD_FINISH and event.error is None:
+            event.error = f"finish reason {reason!r}"
+
+
+def options(ask: Ask) -> dict[str, Any]:
+    """The body's fields that both endpoints share."""
+    limit = "max_completion_tokens" if ask.max_completion_tokens else "max_tokens"
+    body: dict[str, Any] = {"model": ask.model, limit: ask.output_tokens}
+    if ask.stream:
+        body["stream"] = True
+        usage = {"include_usage": True} if ask.usage or ask.usage_each else {}
+        if ask.usage_each:
+            usage["continuous_usage_stats"] = True
+        if usage:
+            body["stream_options"] = usage
+    if ask.ignore_eos:
+        body["ignore_eos"] = True
+    if ask.min_tokens:
+        body["min_tokens"] = ask.output_tokens
+    return body | ask.extra
+
+
+class StreamOptions(msgspec.Struct):
+    """`stream_options` of a request."""
+
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+
+
+class RequestBase(msgspec.Struct, kw_only=True):
+    """The fields of a request that both endpoints share, for the server half."""
+
+    model: str = ""
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    ignore_eos: bool = False
+    min_tokens: int | None = None
+
+
+def parse_request(body: bytes, decoder: msgspec.json.Decoder[Any]) -> Any:  # noqa: ANN401
+    """The typed request; raises ProtocolFault in the words that a client should read."""
+    try:
+        return decoder.decode(body)
+    except msgspec.DecodeError as error:
+        raise ProtocolFault("http_4xx", str(error)) from None
+
+
+def ask_of(request: RequestBase, prompt: str | tuple[int, ...] | tuple[Message, ...]) -> Ask:
+    """What a parsed request asks. The limit is 16 tokens where none is stated, as upstream."""
+    limit = request.max_completion_tokens or request.max_tokens or 16
+    if limit < 1:
+        raise ProtocolFault("http_4xx", f"max_tokens must be at least 1, got {limit}.")
+    stream = request.stream_options or StreamOptions()
+    return Ask(
+        prompt=prompt,
+        model=request.model,
+        output_tokens=limit,
+        stream=request.stream,
+        ignore_eos=request.ignore_eos,
+        min_tokens=bool(request.min_tokens and request.min_tokens >= limit),
+        usage=stream.include_usage,
+        usage_each=stream.include_usage and stream.continuous_usage_stats,
+        max_completion_tokens=request.max_completion_tokens is not None,
+    )
+
+
+def usage_json(reply: Reply, output_tokens: int) -> dict[str, int]:
+    """The usage object that the server half renders."""
+    return {
+        "prompt_tokens": reply.input_tokens,
+        "completion_tokens": output_tokens,
+        "total_tokens": reply.input_tokens + output_tokens,
+    }
+
+
+def event_bytes(content: object) -> bytes:
+    """One server-sent event."""
+    return b"data: " + msgspec.json.encode(content) + b"\n\n"
+
+
+DONE = b"data: [DONE]\n\n"
+
+
+def closing(ask: Ask, head: dict[str, Any], reply: Reply, output_tokens: int) -> bytes:
+    """Usage where it was asked for, and the end marker."""
+    if not ask.usage:
+        return DONE
+    usage = usage_json(reply, output_tokens)
+    return event_bytes(head | {"choices": [], "usage": usage}) + DONE
+
+
+def error_json(status: int, message: str) -> bytes:
+    """An error body as vLLM words it."""
+    kinds = {400: "BadRequestError", 404: "NotFoundError", 503: "Service Unavailable"}
+    kind = kinds.get(status, "InternalServerError")
+    error = {"message": message, "type": kind, "param": None, "code": status}
+    return msgspec.json.encode({"error": error})
+
+
+class OpenAIDecoder:
+    """Events of one stream; `decode` turns the JSON of one event into its meaning."""
+
+    def __init__(self, decode: Any) -> None:  # noqa: ANN401 (Callable[[bytes], Event])
+        self._stream = EventStream()
+        self._decode = decode
+
+    def feed(self, data: bytes) -> list[Event]:
+        """Events completed by `data`. Raises ProtocolFault."""
+        return [self._event(e) for e in self._stream.feed(data)]
+
+    def close(self) -> list[Event]:
+        """Events completed by the end of the body. Raises ProtocolFault."""
+        return [self._event(e) for e in self._stream.close()]
+
+    def _event(self, data: bytes) -> Event:
+        if data.strip() == b"[DONE]":
+            return Event(end=True)
+        return decode_json(self._decode, data)
+
+
+def decode_json(decode: Any, data: bytes) -> Event:  # noqa: ANN401 (Callable[[bytes], Event])
+    """One event; malformed JSON or UTF-8 is a ProtocolFault that shows the bytes."""
+    try:
+        event: Event = decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ProtocolFault("protocol", f"{error}: {data[:120]!r}") from None
+    return event

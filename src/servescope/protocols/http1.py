@@ -1,0 +1,192 @@
+"""HTTP/1.1 responses as functions of bytes: the head, and the body out of its framing."""
+
+from __future__ import annotations
+
+import zlib
+
+import msgspec
+
+from servescope.protocols import ProtocolFault
+
+MAX_HEAD_BYTES = 256 << 10
+MAX_LINE_BYTES = 64 << 10
+MAX_BODY_BYTES = 64 << 20
+
+
+class Head(msgspec.Struct, frozen=True):
+    """Status line and headers of a response."""
+
+    status: int
+    headers: dict[str, str]
+    """Names in lower case; repeated ones joined by a comma."""
+    size: int
+    """Bytes up to the body, interim (1xx) responses included."""
+    http10: bool
+
+    @property
+    def chunked(self) -> bool:
+        """Whether the body ends with a zero chunk."""
+        return "chunked" in self.headers.get("transfer-encoding", "").lower()
+
+    @property
+    def length(self) -> int | None:
+        """Length of the body where it is stated; None when chunked or ended by the close."""
+        if self.status in (204, 304):
+            return 0
+        if self.chunked:
+            return None
+        text = self.headers.get("content-length")
+        return int(text) if text is not None else None
+
+    @property
+    def keeps_alive(self) -> bool:
+        """Whether the connection may carry another request afterwards."""
+        tokens = self.headers.get("connection", "").lower()
+        return "close" not in tokens and (not self.http10 or "keep-alive" in tokens)
+
+
+def parse_head(data: bytes | bytearray) -> Head | None:
+    """The head of the response that `data` begins with; None while it is not whole.
+
+    Raises ProtocolFault for what is no HTTP/1 response, or a head beyond the limits.
+    """
+    start = 0
+    while True:
+        end = data.find(b"\r\n\r\n", start)
+        if end < 0:
+            if len(data) - start > MAX_HEAD_BYTES:
+                raise ProtocolFault("too_large", f"response head above {MAX_HEAD_BYTES:,} bytes")
+            if len(data) >= 5 and not data.startswith(b"HTTP/", 0, 5):
+                raise ProtocolFault("protocol", f"not HTTP: {bytes(data[:80])!r}")
+            return None
+        head = _head(bytes(data[start:end]), end + 4)
+        if head.status >= 200 or head.status == 101:
+            return head
+        start = end + 4
+
+
+def _head(text: bytes, size: int) -> Head:
+    first, *lines = text.split(b"\r\n")
+    version, _, rest = first.partition(b" ")
+    code = rest[:3]
+    if version not in (b"HTTP/1.1", b"HTTP/1.0") or not code.isdigit() or rest[3:4].strip():
+        raise ProtocolFault("protocol", f"bad status line: {first[:80]!r}")
+    headers: dict[str, str] = {}
+    for line in lines:
+        if len(line) > MAX_LINE_BYTES:
+            raise ProtocolFault("too_large", f"header line above {MAX_LINE_BYTES:,} bytes")
+        name, colon, value = line.decode("latin-1").partition(":")
+        if not colon:
+            raise ProtocolFault("protocol", f"bad header line: {line[:80]!r}")
+        key = name.strip().lower()
+        value = value.strip()
+        headers[key] = f"{headers[key]}, {value}" if key in headers else value
+    length = headers.get("content-length", "0")
+    if not (length.isascii() and length.isdigit()):
+        raise ProtocolFault("protocol", f"bad content-length: {length[:80]!r}")
+    return Head(int(code), headers, size, version == b"HTTP/1.0")
+
+
+class BodyReader:
+    """Takes the framing (chunks, length, end by close) and the compression off a body."""
+
+    def __init__(self, head: Head) -> None:
+        self.ended = head.length == 0
+        self._left = head.length
+        self._unframe = Chunks() if head.chunked else None
+        coding = head.headers.get("content-encoding", "identity").lower().strip()
+        if coding not in ("identity", "", "gzip", "x-gzip", "deflate"):
+            raise ProtocolFault("protocol", f"content-encoding {coding[:40]!r} was not asked for")
+        self._inflate = zlib.decompressobj(47) if coding in ("gzip", "x-gzip", "deflate") else None
+        self._inflated = 0
+
+    def feed(self, data: bytes) -> bytes:
+        """The content in `data`. Raises ProtocolFault."""
+        if self.ended:
+            if data:
+                raise ProtocolFault("protocol", f"bytes after the end: {data[:80]!r}")
+            return b""
+        if self._unframe is not None:
+            data = self._unframe.feed(data)
+            self.ended = self._unframe.ended
+        elif self._left is not None:
+            if len(data) > self._left:
+                raise ProtocolFault("protocol", "more bytes than the content-length says")
+            self._left -= len(data)
+            self.ended = self._left == 0
+        return data if self._inflate is None else self._decompress(data)
+
+    def close(self) -> None:
+        """The connection was closed by the server: the end of a body that states no length."""
+        if self._left is None and self._unframe is None:
+            self.ended = True
+
+    def _decompress(self, data: bytes) -> bytes:
+        assert self._inflate is not None  # noqa: S101 (for the type checker)
+        try:
+            content = self._inflate.decompress(data, MAX_BODY_BYTES - self._inflated + 1)
+        except zlib.error as error:
+            raise ProtocolFault("protocol", f"bad compressed body: {error}") from None
+        self._inflated += len(content)
+        if self._inflated > MAX_BODY_BYTES:
+            raise ProtocolFault("too_large", f"body above {MAX_BODY_BYTES:,} bytes decompressed")
+        return content
+
+
+class Chunks:
+    """The chunked transfer coding, strictly (RFC 9112, section 7.1)."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self._rest = b""
+        self._need = 0
+        """Bytes of the current chunk still to come, its CRLF included."""
+        self._trailers = False
+
+    def feed(self, data: bytes) -> bytes:
+        out: list[bytes] = []
+        at, size = 0, len(data)
+        if not self._need and self._rest:
+            data, self._rest = self._rest + data, b""
+            size = len(data)
+        while at < size and not self.ended:
+            if self._need:
+                at = self._take(data, at, out)
+                continue
+            end = data.find(b"\r\n", at)
+            if end < 0:
+                self._rest = data[at:]
+                if len(self._rest) > MAX_LINE_BYTES:
+                    raise ProtocolFault("too_large", "a chunk's size line has no end")
+                break
+            self._line(data[at:end])
+            at = end + 2
+        if self.ended and at < size:
+            raise ProtocolFault("protocol", f"bytes after the last chunk: {data[at : at + 80]!r}")
+        return out[0] if len(out) == 1 else b"".join(out)
+
+    def _take(self, data: bytes, at: int, out: list[bytes]) -> int:
+        end = min(at + self._need, len(data))
+        body_end = min(end, at + max(0, self._need - 2))
+        if body_end > at:
+            out.append(data[at:body_end])
+        if b"\r\n"[2 - self._need + (body_end - at) :][: end - body_end] != data[body_end:end]:
+            raise ProtocolFault("protocol", "a chunk is longer than its size says")
+        self._need -= end - at
+        return end
+
+    def _line(self, line: bytes) -> None:
+        if self._trailers:
+            self.ended = not line
+            return
+        digits = line.partition(b";")[0].strip()
+        try:
+            chunk = int(digits, 16) if digits.isalnum() else -1
+        except ValueError:
+            chunk = -1
+        if chunk < 0:
+            raise ProtocolFault("protocol", f"bad chunk size: {line[:80]!r}")
+        if chunk:
+            self._need = chunk + 2
+        else:
+            self._trailers = True

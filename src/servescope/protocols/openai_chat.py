@@ -1,0 +1,144 @@
+"""OpenAI chat completions, `POST /v1/chat/completions`, as vLLM, SGLang, llama.cpp and TGI speak it.
+
+Rules that the servers force on a reader: a first delta may hold only the role, with content absent,
+null or ""; the finish reason comes with the last token (vLLM) or in a chunk of its own (SGLang,
+llama.cpp) and may be "" before; usage comes in a chunk without choices, in the finish chunk, in
+every chunk or never; an error may arrive inside a stream that began with 200.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import msgspec
+
+from servescope.datasets import Message
+from servescope.protocols import Ask, Event, ProtocolFault, Reply, StreamDecoder, _openai
+
+
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _ToolCall(msgspec.Struct):
+    function: _Function | None = None
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    tool_calls: list[_ToolCall] | None = None
+    refusal: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Delta | None = None
+    message: _Delta | None = None
+    finish_reason: str | None = None
+
+
+class _Chunk(_openai.ChunkBase):
+    choices: list[_Choice] | None = None
+
+
+class _Request(_openai.RequestBase, kw_only=True):
+    messages: list[Message]
+
+
+_CHUNK = msgspec.json.Decoder(_Chunk)
+_REQUEST = msgspec.json.Decoder(_Request)
+
+
+class OpenAIChat(msgspec.Struct, frozen=True, tag="openai-chat"):
+    """OpenAI chat completions."""
+
+    path: ClassVar[str] = "/v1/chat/completions"
+    optional: ClassVar[tuple[str, ...]] = ("usage_each", "min_tokens", "ignore_eos", "usage")
+    takes_ids: ClassVar[bool] = False
+
+    def encode(self, ask: Ask) -> bytes:
+        """Body of the request; a plain text becomes one user message."""
+        prompt = ask.prompt
+        messages = (Message("user", prompt),) if isinstance(prompt, str) else prompt
+        return msgspec.json.encode(_openai.options(ask) | {"messages": messages})
+
+    def decoder(self) -> StreamDecoder:
+        """A fresh decoder for one stream."""
+        return _openai.OpenAIDecoder(_decode)
+
+    def decode_whole(self, body: bytes) -> Event:
+        """An answer that was not streamed."""
+        return _openai.decode_json(_decode, body)
+
+    def parse(self, body: bytes) -> Ask:
+        """What a request asks."""
+        request = _openai.parse_request(body, _REQUEST)
+        if not request.messages:
+            raise ProtocolFault("http_4xx", "messages must not be empty")
+        return _openai.ask_of(request, tuple(request.messages))
+
+    def render_opening(self, reply: Reply) -> bytes:
+        """The chunk that holds only the role."""
+        return _openai.event_bytes(_chunk(reply, {"role": "assistant", "content": ""}, None))
+
+    def render_chunk(
+        self, ask: Ask, reply: Reply, text: str, output_tokens: int, finish_reason: str | None
+    ) -> bytes:
+        """New text."""
+        chunk = _chunk(reply, {"content": text}, finish_reason)
+        if ask.usage_each:
+            chunk["usage"] = _openai.usage_json(reply, output_tokens)
+        return _openai.event_bytes(chunk)
+
+    def render_closing(self, ask: Ask, reply: Reply, output_tokens: int) -> bytes:
+        """Usage where asked for, and [DONE]."""
+        return _openai.closing(ask, _head(reply), reply, output_tokens)
+
+    def render_whole(
+        self, reply: Reply, text: str, output_tokens: int, finish_reason: str
+    ) -> bytes:
+        """An answer in one piece."""
+        message = {"role": "assistant", "content": text}
+        choice = {"index": 0, "message": message, "finish_reason": finish_reason}
+        whole = _head(reply) | {"object": "chat.completion", "choices": [choice]}
+        return msgspec.json.encode(whole | {"usage": _openai.usage_json(reply, output_tokens)})
+
+    def render_error(self, status: int, message: str) -> bytes:
+        """An error body."""
+        return _openai.error_json(status, message)
+
+
+def _decode(data: bytes) -> Event:
+    chunk = _CHUNK.decode(data)
+    event = _openai.common_event(chunk)
+    if chunk.choices:
+        choice = chunk.choices[0]
+        delta = choice.delta or choice.message
+        if delta is not None:
+            event.text = delta.content or delta.refusal or ""
+            event.reasoning = delta.reasoning_content or delta.reasoning or ""
+            if delta.tool_calls:
+                event.tool = "".join(map(_tool_text, delta.tool_calls))
+        _openai.finish(event, choice.finish_reason)
+    return event
+
+
+def _tool_text(call: _ToolCall) -> str:
+    function = call.function
+    return "" if function is None else (function.name or "") + (function.arguments or "")
+
+
+def _head(reply: Reply) -> dict[str, Any]:
+    return {
+        "id": reply.id,
+        "object": "chat.completion.chunk",
+        "created": reply.created,
+        "model": reply.model,
+    }
+
+
+def _chunk(reply: Reply, delta: dict[str, str], finish_reason: str | None) -> dict[str, Any]:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
+    return _head(reply) | {"choices": [choice]}

@@ -1,0 +1,114 @@
+"""OpenAI completions, `POST /v1/completions`, as vLLM, SGLang, llama.cpp and TGI speak it.
+
+A prompt may be token ids: then its length is exact without any tokenizer. The other rules are those
+of the chat endpoint.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import msgspec
+
+from servescope.datasets import Message
+from servescope.protocols import Ask, Event, ProtocolFault, Reply, StreamDecoder, _openai
+
+
+class _Choice(msgspec.Struct):
+    text: str | None = None
+    finish_reason: str | None = None
+
+
+class _Chunk(_openai.ChunkBase):
+    choices: list[_Choice] | None = None
+
+
+class _Request(_openai.RequestBase, kw_only=True):
+    prompt: str | list[int]
+
+
+_CHUNK = msgspec.json.Decoder(_Chunk)
+_REQUEST = msgspec.json.Decoder(_Request)
+
+
+class OpenAICompletions(msgspec.Struct, frozen=True, tag="openai-completions"):
+    """OpenAI text completions."""
+
+    path: ClassVar[str] = "/v1/completions"
+    optional: ClassVar[tuple[str, ...]] = ("usage_each", "min_tokens", "ignore_eos", "usage")
+    takes_ids: ClassVar[bool] = True
+
+    def encode(self, ask: Ask) -> bytes:
+        """Body of the request; messages are joined as plain paragraphs."""
+        prompt: Any = ask.prompt
+        if isinstance(prompt, tuple) and prompt and isinstance(prompt[0], Message):
+            prompt = "\n\n".join(message.content for message in prompt)
+        return msgspec.json.encode(_openai.options(ask) | {"prompt": prompt})
+
+    def decoder(self) -> StreamDecoder:
+        """A fresh decoder for one stream."""
+        return _openai.OpenAIDecoder(_decode)
+
+    def decode_whole(self, body: bytes) -> Event:
+        """An answer that was not streamed."""
+        return _openai.decode_json(_decode, body)
+
+    def parse(self, body: bytes) -> Ask:
+        """What a request asks."""
+        request = _openai.parse_request(body, _REQUEST)
+        prompt = request.prompt
+        if not prompt:
+            raise ProtocolFault("http_4xx", "prompt must not be empty")
+        return _openai.ask_of(request, prompt if isinstance(prompt, str) else tuple(prompt))
+
+    def render_opening(self, reply: Reply) -> bytes:
+        """Nothing: the first event carries the first token."""
+        del reply
+        return b""
+
+    def render_chunk(
+        self, ask: Ask, reply: Reply, text: str, output_tokens: int, finish_reason: str | None
+    ) -> bytes:
+        """New text."""
+        chunk = _head(reply) | {"choices": [_choice(text, finish_reason)]}
+        if ask.usage_each:
+            chunk["usage"] = _openai.usage_json(reply, output_tokens)
+        return _openai.event_bytes(chunk)
+
+    def render_closing(self, ask: Ask, reply: Reply, output_tokens: int) -> bytes:
+        """Usage where asked for, and [DONE]."""
+        return _openai.closing(ask, _head(reply), reply, output_tokens)
+
+    def render_whole(
+        self, reply: Reply, text: str, output_tokens: int, finish_reason: str
+    ) -> bytes:
+        """An answer in one piece."""
+        whole = _head(reply) | {"choices": [_choice(text, finish_reason)]}
+        return msgspec.json.encode(whole | {"usage": _openai.usage_json(reply, output_tokens)})
+
+    def render_error(self, status: int, message: str) -> bytes:
+        """An error body."""
+        return _openai.error_json(status, message)
+
+
+def _decode(data: bytes) -> Event:
+    chunk = _CHUNK.decode(data)
+    event = _openai.common_event(chunk)
+    if chunk.choices:
+        choice = chunk.choices[0]
+        event.text = choice.text or ""
+        _openai.finish(event, choice.finish_reason)
+    return event
+
+
+def _head(reply: Reply) -> dict[str, Any]:
+    return {
+        "id": reply.id,
+        "object": "text_completion",
+        "created": reply.created,
+        "model": reply.model,
+    }
+
+
+def _choice(text: str, finish_reason: str | None) -> dict[str, Any]:
+    return {"index": 0, "text": text, "logprobs": None, "finish_reason": finish_reason}

@@ -1,0 +1,72 @@
+"""Server-sent events by the WHATWG standard, incrementally.
+
+Rules kept: lines end with LF, CRLF or CR, also cut between reads; one blank after the colon is
+optional; several `data` lines make one event; comments and the fields event, id and retry are
+passed over; a byte-order mark at the start is skipped. One liberty: an event whose lines are whole
+but whose blank line is missing at the end of the body counts, since servers omit it.
+"""
+
+from __future__ import annotations
+
+from servescope.protocols import ProtocolFault
+
+MAX_EVENT_BYTES = 16 << 20
+_BOM = b"\xef\xbb\xbf"
+
+
+class EventStream:
+    """Cuts a byte stream into the data of its events."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._data: list[bytes] = []
+        self._skip_lf = False
+        self._at_start = True
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Data of every event that `data` completes. Raises ProtocolFault('too_large')."""
+        data = self._normalise(data)
+        if b"\n" not in data:
+            self._keep(data)
+            return []
+        self._parts.append(data)
+        *lines, rest = b"".join(self._parts).split(b"\n")
+        self._parts, self._size = [rest], len(rest)
+        if self._at_start:
+            self._at_start = False
+            lines[0] = lines[0].removeprefix(_BOM)
+        return self._events(lines)
+
+    def close(self) -> list[bytes]:
+        """Data of an event that the end of the body completes."""
+        return self._events([b""])
+
+    def _normalise(self, data: bytes) -> bytes:
+        if self._skip_lf and data:
+            data = data.removeprefix(b"\n")
+            self._skip_lf = False
+        if b"\r" in data:
+            # A CR ends a line at once; were we to wait for a LF, the event would be timed late.
+            self._skip_lf = data.endswith(b"\r")
+            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        return data
+
+    def _keep(self, data: bytes) -> None:
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size > MAX_EVENT_BYTES:
+            raise ProtocolFault("too_large", f"an event is larger than {MAX_EVENT_BYTES:,} bytes")
+
+    def _events(self, lines: list[bytes]) -> list[bytes]:
+        events = []
+        for line in lines:
+            if not line:
+                if self._data:
+                    events.append(self._data[0] if len(self._data) == 1 else b"\n".join(self._data))
+                    self._data = []
+            elif line.startswith(b"data:"):
+                self._data.append(line[6:] if line.startswith(b"data: ") else line[5:])
+            elif line == b"data":
+                self._data.append(b"")
+        return events

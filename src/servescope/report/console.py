@@ -1,0 +1,200 @@
+"""A run as text for a terminal: doubts first, then what came of the requests, then the figures.
+
+At most 100 columns wide. What servers sent is shown with control characters escaped and is never
+taken for markup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from io import StringIO
+from typing import Any, TextIO
+
+import msgspec
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from servescope.metrics import from_due_differs
+from servescope.summary import StageSummary, Summary
+from servescope.units import format_seconds, three_digits
+
+WIDTH = 100
+MOST_REASONS = 8
+LATENCIES = (
+    ("ttft_s", "TTFT"),
+    ("ttft_from_due_s", "TTFT from due"),
+    ("itl_s", "ITL, a token"),
+    ("icl_s", "ICL, a chunk"),
+    ("tpot_s", "TPOT"),
+    ("e2e_s", "end-to-end"),
+    ("e2e_from_due_s", "end-to-end from due"),
+    ("normalized_latency_s_per_token", "end-to-end / token"),
+    ("connect_s", "connect"),
+    ("lateness_s", "sent after due"),
+)
+COUNTS = (("input_tokens", "input tokens"), ("output_tokens", "output tokens"))
+STATISTICS = ("mean", "p50", "p90", "p95", "p99", "max")
+_HIDDEN_UNLESS_DIFFERENT = ("ttft_from_due_s", "e2e_from_due_s")
+
+
+def table(summary: Summary, *, colour: bool = False, width: int = WIDTH) -> str:
+    """The whole text; `width` columns at most, never above 100."""
+    out = StringIO()
+    print_table(summary, out, colour=colour, width=width)
+    return out.getvalue()
+
+
+def print_table(summary: Summary, out: TextIO, *, colour: bool, width: int = WIDTH) -> None:
+    """Write the text of a summary."""
+    console = Console(
+        file=out,
+        width=min(width, WIDTH),
+        force_terminal=colour,
+        no_color=not colour,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+    if not summary.complete:
+        console.print(Text("INCOMPLETE: this run ended before its plan was done.", "bold red"))
+    if len(summary.stages) > 1:
+        console.print(_overview(summary.stages))
+    for stage in summary.stages:
+        _print_stage(console, summary, stage)
+
+
+def printable(text: str) -> str:
+    """Text from elsewhere with control and other unprintable characters escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _print_stage(console: Console, summary: Summary, stage: StageSummary) -> None:
+    kind = "" if summary.kind == "measured" else f"{summary.kind} "
+    console.print()
+    console.print(Text(f"{kind}{stage.load}", "bold"), Text(_window(stage)))
+    for doubt in stage.doubts:
+        console.print(
+            Text.assemble(
+                ("doubt ", "bold yellow"),
+                (f"{doubt.kind}: ", "bold"),
+                printable(doubt.message),
+                (f"  {printable(doubt.advice)}", "italic"),
+            )
+        )
+    console.print(_outcomes(stage))
+    for line in _reasons(stage):
+        console.print(line)
+    console.print(_rates(stage))
+    console.print(_latencies(stage.figures))
+    for bound in stage.slo:
+        value = "not measured" if bound.value is None else format_seconds(bound.value)
+        verdict = ("met", "green") if bound.met else ("missed", "bold red")
+        console.print(Text.assemble(f"SLO {bound.bound}: {value}, ", verdict))
+
+
+def _window(stage: StageSummary) -> str:
+    window = stage.figures.get("window")
+    return f"over {format_seconds(window['end_s'] - window['start_s'])}" if window else ""
+
+
+def _outcomes(stage: StageSummary) -> Text:
+    text = Text("requests: ")
+    parts = [
+        (f"{count:,} {name}", "" if name == "completed" else "bold red" if count else "")
+        for name, count in stage.outcomes.items()
+    ]
+    for k, part in enumerate(parts):
+        text.append(", " if k else "")
+        text.append(*part)
+    requests = sum(stage.outcomes.values()) - stage.never_sent
+    if stage.attempts > requests:
+        text.append(f" ({stage.attempts - requests:,} sent again)")
+    return text
+
+
+def _reasons(stage: StageSummary) -> Iterable[Text]:
+    for reason in stage.reasons[:MOST_REASONS]:
+        words = printable(reason.words)
+        yield Text.assemble(
+            (f"  {reason.count:,} x {reason.outcome}: ", "red"), words[:300], no_wrap=False
+        )
+    if len(stage.reasons) > MOST_REASONS:
+        yield Text(f"  and {len(stage.reasons) - MOST_REASONS} more reasons, in summary.json")
+
+
+def _rates(stage: StageSummary) -> Table:
+    figures = stage.figures
+    grid = Table.grid(padding=(0, 2))
+    concurrency = figures.get("concurrency") or {}
+    goodput = figures.get("goodput_requests_per_s")
+    cells = [
+        ("requests/s", _number(figures.get("requests_per_s"))),
+        ("output tokens/s", _number(figures.get("output_tokens_per_s"))),
+        ("input + output tokens/s", _number(figures.get("total_tokens_per_s"))),
+        ("peak output tokens/s", _number(figures.get("peak_output_tokens_per_s"))),
+        ("in flight, mean", _number(concurrency.get("mean"))),
+        ("in flight, most", _number(concurrency.get("max"))),
+    ]
+    if "goodput_ratio" in figures:
+        ratio = figures["goodput_ratio"]
+        cells.append(("goodput, requests/s", _number(goodput)))
+        cells.append(("goodput", "-" if ratio is None else f"{ratio:.1%} of all due"))
+    for left, right in zip(cells[::2], cells[1::2], strict=True):
+        grid.add_row(left[0], Text(left[1], "bold"), right[0], Text(right[1], "bold"))
+    return grid
+
+
+def _latencies(figures: dict[str, Any]) -> Table:
+    grid = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    grid.add_column("")
+    for name in STATISTICS:
+        grid.add_column(name, justify="right")
+    differs = from_due_differs(figures)
+    for key, label in LATENCIES:
+        if differs or key not in _HIDDEN_UNLESS_DIFFERENT:
+            grid.add_row(*_row(label, figures.get(key), format_seconds))
+    for key, label in COUNTS:
+        grid.add_row(*_row(label, figures.get(key), three_digits))
+    return grid
+
+
+def _row(label: str, found: Any, show: Any) -> list[str]:  # noqa: ANN401 (a figure and a function)
+    if found is None:
+        return [label, *("-" for _ in STATISTICS)]
+    shown = msgspec.to_builtins(found)
+    mark = " ~" if shown.get("estimated") else ""
+    return [label + mark, *(show(shown[name]) for name in STATISTICS)]
+
+
+def _overview(stages: list[StageSummary]) -> Table:
+    grid = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    grid.add_column("load")
+    for name in ("requests/s", "out tok/s", "in flight", "TTFT p50", "TTFT p99", "ITL p50"):
+        grid.add_column(name, justify="right")
+    for name in ("e2e p50", "failed"):
+        grid.add_column(name, justify="right")
+    for stage in stages:
+        figures = msgspec.to_builtins(stage.figures)
+        grid.add_row(
+            stage.load,
+            _number(figures.get("requests_per_s")),
+            _number(figures.get("output_tokens_per_s")),
+            _number((figures.get("concurrency") or {}).get("mean")),
+            _time(figures, "ttft_s", "p50"),
+            _time(figures, "ttft_s", "p99"),
+            _time(figures, "itl_s", "p50"),
+            _time(figures, "e2e_s", "p50"),
+            f"{sum(n for name, n in stage.outcomes.items() if name.startswith('failed')):,}",
+        )
+    return grid
+
+
+def _time(figures: dict[str, Any], key: str, statistic: str) -> str:
+    found = figures.get(key)
+    return "-" if found is None else format_seconds(found[statistic])
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else three_digits(value)

@@ -1,0 +1,158 @@
+"""A run's directory to its summary: the figures and the doubts of each stage."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from servescope import goodput, metrics
+from servescope.doubts import Doubt, StageFacts, doubts
+from servescope.records import ABSENT, OUTCOMES, Columns, Sample
+from servescope.store import SCHEMA, Manifest, Run, Stage, replace
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from servescope.goodput import Slo
+
+_TOKENLESS = ("ttft_s", "ttft_from_due_s")
+
+
+class Reason(msgspec.Struct, kw_only=True):
+    """Requests that did not complete, alike in outcome and in the server's words."""
+
+    outcome: str
+    count: int
+    words: str
+
+
+class Bound(msgspec.Struct, kw_only=True):
+    """One bound of the SLO and what the stage reached."""
+
+    bound: str
+    value: float | None
+    met: bool | None
+    """None where the figure could not be measured; it counts as not met."""
+
+
+class StageSummary(msgspec.Struct, kw_only=True):
+    """One stage: what came of its requests, and the figures."""
+
+    load: str
+    outcomes: dict[str, int]
+    figures: dict[str, Any]
+    doubts: list[Doubt] = []
+    reasons: list[Reason] = []
+    slo: list[Bound] = []
+    attempts: int = 0
+    """Sendings in all: above the number of requests where some were tried again."""
+    never_sent: int = 0
+
+
+class Summary(msgspec.Struct, kw_only=True):
+    """What `summary.json` holds."""
+
+    schema: int = SCHEMA
+    kind: str
+    name: str
+    complete: bool
+    """False: the run was interrupted or killed; the figures are of what there is."""
+    directory: str
+    """Where the run lies; relative to where it was summarised."""
+    doubts: list[Doubt]
+    """Those of all stages; a stage's own list says which they are."""
+    stages: list[StageSummary]
+
+
+def summarise(run: Run) -> Summary:
+    """Work out the summary of a run from its directory alone."""
+    manifest = run.manifest
+    columns, samples = run.columns(), run.samples()
+    trial = manifest.trial
+    slo, gate = goodput.bounds(trial.get("slo") or [], trial.get("goodput") or [])
+    reasons = _reasons(run)
+    stages = [
+        _stage(
+            manifest,
+            stage,
+            columns.where(columns.stage == number),
+            [sample for sample in samples if sample.labels.get("stage") == str(number)],
+            (slo, gate),
+            reasons.get(number, []),
+        )
+        for number, stage in enumerate(s for s in manifest.stages if not s.warmup)
+        if stage.start_ns is not None
+    ]
+    return Summary(
+        kind=manifest.kind,
+        name=manifest.name,
+        complete=manifest.finished_utc is not None and manifest.interrupted is None,
+        directory=str(run.path),
+        doubts=[doubt for stage in stages for doubt in stage.doubts],
+        stages=stages,
+    )
+
+
+def write(run: Run, summary: Summary) -> Path:
+    """Keep a summary as the run's summary.json."""
+    path = run.path / "summary.json"
+    content = msgspec.json.format(msgspec.json.encode(summary), indent=2)
+    replace(path, content + b"\n")
+    return path
+
+
+def _stage(
+    manifest: Manifest,
+    stage: Stage,
+    columns: Columns,
+    samples: Sequence[Sample],
+    bounds: tuple[Slo | None, Slo | None],
+    reasons: list[Reason],
+) -> StageSummary:
+    slo, gate = bounds
+    figures = metrics.figures(columns, slo=slo)
+    if not manifest.trial.get("stream", True):
+        # An answer in one piece does not show when its first token was made.
+        figures.update(dict.fromkeys(_TOKENLESS))
+    facts = StageFacts(
+        label=stage.load,
+        open=stage.open,
+        rate=stage.rate,
+        users=stage.users,
+        planned=stage.planned,
+        max_concurrency=manifest.trial.get("max_concurrency"),
+        interrupted=manifest.interrupted is not None or manifest.finished_utc is None,
+    )
+    verdicts = goodput.check_slo(gate, figures) if gate is not None else []
+    return StageSummary(
+        load=stage.load,
+        outcomes=metrics.outcomes(columns),
+        figures=figures,
+        doubts=doubts(facts, columns, figures, samples),
+        reasons=reasons,
+        slo=[Bound(bound=v.bound, value=v.value, met=v.met) for v in verdicts],
+        attempts=int(np.sum(columns.attempts[columns.sent_ns != ABSENT])),
+        never_sent=int(np.sum(columns.sent_ns == ABSENT)),
+    )
+
+
+def _reasons(run: Run) -> dict[int, list[Reason]]:
+    """Reasons by stage, most frequent first."""
+    counts: Counter[tuple[int, str, str]] = Counter()
+    for record in run.records():
+        if record.reason:
+            counts[record.stage, record.outcome, record.reason] += 1
+    found: dict[int, list[Reason]] = {}
+    for (stage, outcome, words), count in counts.most_common():
+        found.setdefault(stage, []).append(Reason(outcome=outcome, count=count, words=words))
+    return found
+
+
+def nothing_answered(summary: Summary) -> bool:
+    """Whether no request of the run got an answer."""
+    answered = (OUTCOMES[0], OUTCOMES[1])
+    return not any(stage.outcomes.get(name) for stage in summary.stages for name in answered)
