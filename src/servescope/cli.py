@@ -78,7 +78,7 @@ def cli() -> None:
     "--output-tokens",
     "--random-output-len",
     metavar="LENGTH",
-    help="Likewise; the server is asked to give exactly so many.  [default: 64]",
+    help="Likewise; where the server can, it gives exactly so many.  [default: 64]",
 )
 @click.option(
     "--slo",
@@ -106,19 +106,37 @@ def cli() -> None:
     "--workers", type=int, default=1, show_default=True, metavar="N", help="Load processes."
 )
 @click.option(
-    "--timeout", default="600s", show_default=True, metavar="TIME", help="For a whole request."
+    "--timeout",
+    default="600s",
+    show_default=True,
+    metavar="TIME",
+    help="For a whole request; none of the other three exceeds it.",
 )
 @click.option(
-    "--timeout-connect", default="10s", show_default=True, metavar="TIME", help="To connect."
+    "--timeout-connect", default="10s", show_default=True, metavar="TIME", help="For a connection."
 )
 @click.option(
-    "--timeout-first-token", default="60s", show_default=True, metavar="TIME", help="To the first."
+    "--timeout-first-token",
+    default="60s",
+    show_default=True,
+    metavar="TIME",
+    help="From sending to the first token.",
 )
 @click.option(
-    "--timeout-between-tokens", default="60s", show_default=True, metavar="TIME", help="Silence."
+    "--timeout-between-tokens",
+    default="60s",
+    show_default=True,
+    metavar="TIME",
+    help="For a silence between two tokens.",
 )
-@click.option("--api-key-file", metavar="FILE", help="Or set SERVESCOPE_API_KEY or OPENAI_API_KEY.")
-@click.option("--ca-file", metavar="FILE", help="Certificates to trust besides none other.")
+@click.option(
+    "--api-key-file",
+    metavar="FILE",
+    help="File with the API key. Or set SERVESCOPE_API_KEY or OPENAI_API_KEY.",
+)
+@click.option(
+    "--ca-file", metavar="FILE", help="Certificates (PEM) to trust instead of the system's."
+)
 @click.option("--insecure", is_flag=True, help="Do not verify the server's certificate.")
 @click.option("--keep-text", is_flag=True, help="Keep prompts and answers in the run's directory.")
 @click.option(

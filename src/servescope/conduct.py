@@ -1,7 +1,8 @@
-"""A trial becomes a run: find out about the target, warm up, drive each stage, keep what happens."""
+"""A trial becomes a run: find out about the target, warm up, drive each stage, keep it all."""
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import platform
 import resource
@@ -37,6 +38,8 @@ STAGE_REQUESTS = 1 << 20
 on how many it came to."""
 KEY_VARIABLES = ("SERVESCOPE_API_KEY", "OPENAI_API_KEY")
 PROBE_TIMEOUT_S = 30.0
+MODEST_CONNECTIONS, MODEST_RATE = 16, 4.0
+"""What a public address may get from somebody who does not say that it is theirs."""
 
 
 class Offer(NamedTuple):
@@ -63,7 +66,7 @@ def conduct(trial: Trial, watcher: Watcher | None = None, command: list[str] | N
     writer = RunWriter(Path(trial.out), _manifest(plan, command or [], offers))
     with Interrupt() as interrupt:
         try:
-            bench = _bench(plan, address, key, writer, interrupt, watcher)
+            bench = _bench(plan, address, key, writer=writer, interrupt=interrupt, watcher=watcher)
         except BaseException:
             writer.discard()
             raise
@@ -90,7 +93,7 @@ def _drive(bench: Bench, offers: list[Offer]) -> None:
     bench.writer.write_manifest()
 
 
-# --- before the first request -------------------------------------------------------------------------
+# --- before the first request ---------------------------------------------------------------------
 
 
 def _key(trial: Trial) -> probe.Secret | None:
@@ -112,7 +115,7 @@ def _offers(plan: Plan) -> list[Offer]:
     return [_offer(plan, k, *one) for k, one in enumerate(wanted)]
 
 
-def _offer(plan: Plan, k: int, load: Load, limit: Limit, warmup: bool) -> Offer:  # noqa: FBT001
+def _offer(plan: Plan, k: int, load: Load, limit: Limit, warmup: bool) -> Offer:
     drawn = load.offer(limit, generator(plan.seed, "arrivals", k))
     if isinstance(drawn, Open):
         if not len(drawn.due_ns):
@@ -178,13 +181,14 @@ def _utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-# --- the target ---------------------------------------------------------------------------------------
+# --- the target -----------------------------------------------------------------------------------
 
 
 def _bench(
     plan: Plan,
     address: probe.Address,
     key: probe.Secret | None,
+    *,
     writer: RunWriter,
     interrupt: Interrupt,
     watcher: Watcher | None,
@@ -193,6 +197,7 @@ def _bench(
     trial = plan.trial
     local = load_tokenizer(trial.tokenizer) if trial.tokenizer is not None else None
     family, where = probe.resolve_host(address)
+    _check_ownership(plan, str(where[0]))
     dialogue = probe.Dialogue(
         address,
         key=key,
@@ -249,6 +254,18 @@ def _context(address: probe.Address, trial: Trial) -> ssl.SSLContext | None:
         return tls_context(trial.ca_file, verify=not trial.insecure)
     except ssl.SSLError as error:
         raise BadInput("--ca-file", trial.ca_file, f"want PEM certificates ({error})") from None
+
+
+def _check_ownership(plan: Plan, address: str) -> None:
+    """A public address is loaded more than modestly only by someone who says that it is theirs."""
+    if plan.trial.i_own_this or not ipaddress.ip_address(address.partition("%")[0]).is_global:
+        return
+    cap = plan.trial.max_concurrency
+    for stage, load, _ in _offers(plan):
+        rate = load.rate if isinstance(load, Open) else None
+        if most_connections(load, cap) > MODEST_CONNECTIONS or (rate or 0) > MODEST_RATE:
+            want = f"{address} is a public address: want --i-own-this for such a load"
+            raise BadInput("--load", stage.load, want)
 
 
 def _check_context(plan: Plan, context: int | None) -> None:

@@ -11,7 +11,7 @@ class ServescopeError(Exception):
 
 
 class BadInput(ServescopeError):
-    """What the user asked for cannot be done: names the field, the value and what would be right."""
+    """What the user asked for cannot be done: the field, the value and what would be right."""
 
     exit_status = 2
 

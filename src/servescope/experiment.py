@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from servescope import goodput, lengths, loads
 from servescope import datasets as data_sets
+from servescope import goodput, lengths, loads
 from servescope.datasets import Dataset
 from servescope.errors import BadInput
 from servescope.lengths import Lengths
@@ -47,7 +47,7 @@ class Trial(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Drawn anew where none is given, so that no prefix cache flatters a repeated run."""
     timeout: str = "600s"
     timeout_connect: str = "10s"
-    timeout_first_token: str = "60s"
+    timeout_first_token: str = "60s"  # noqa: S105 (no password)
     timeout_between_tokens: str = "60s"
     workers: int = 1
     stream: bool = True
@@ -97,6 +97,9 @@ def resolve(trial: Trial) -> Plan:
     for field, path in (("--ca-file", trial.ca_file), ("--api-key-file", trial.api_key_file)):
         if path is not None:
             readable(field, path)
+    dataset = data_sets.parse("--data", trial.data)
+    if path := getattr(dataset, "path", None):
+        readable("--data", path)  # before anything is sent to the target
     limit = _limit(trial)
     goodput.bounds(trial.slo, trial.goodput)
     return Plan(
@@ -105,7 +108,7 @@ def resolve(trial: Trial) -> Plan:
         loads=_loads(trial, limit),
         limit=limit,
         warmup=_warmup(trial.warmup),
-        dataset=data_sets.parse("--data", trial.data),
+        dataset=dataset,
         input_tokens=_lengths("--input-tokens", trial.input_tokens),
         output_tokens=_lengths("--output-tokens", trial.output_tokens),
         timeouts=_timeouts(trial),

@@ -27,7 +27,7 @@ MOST_TOKENS = 10_000_000
 """No length, mean or bound may exceed this: beyond it lies a slip of the finger."""
 
 _BLOCK = 1024
-_NUMBER = re.compile(r"\d{1,15}(\.\d{1,15})?", re.ASCII)
+_NUMBER = re.compile(r"(\d+\.?\d*|\.\d+)(e[-+]?\d{1,3})?", re.ASCII)
 _RANGE = re.compile(r"(\d{1,15})-(\d{1,15})", re.ASCII)
 _CUSTOMARY = (
     "want a length such as 512, uniform:1-512, normal:mean=256,std=64 or exponential:mean=128"

@@ -122,7 +122,7 @@ def ruler_from_tokenizer(tokenize: Tokenize, source: str) -> Ruler:
 
 
 def ruler_from_usage(count: Callable[[str], int]) -> Ruler:
-    """The ruler of a target that only tells how many tokens a whole prompt had, with three calls.
+    """The ruler of a target that only tells how many tokens a prompt had, with three or four calls.
 
     If the most frequent words of English, added once more, make the count rise by exactly their
     number, each of them is one token.

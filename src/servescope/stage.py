@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 import msgspec
 import numpy as np
@@ -58,7 +58,7 @@ class Interrupt:
         self.name = ""
         self._at_s = 0.0
 
-    def __enter__(self) -> Interrupt:
+    def __enter__(self) -> Self:
         try:
             self._before = {
                 n: signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM)
@@ -180,7 +180,9 @@ class StageRun:
             for name, value in dataclasses.asdict(health).items():
                 if name != "worker":
                     self.bench.writer.sample(
-                        Sample(t_ns=at_ns, source="loop", name=name, value=float(value), labels=labels)
+                        Sample(
+                            t_ns=at_ns, source="loop", name=name, value=float(value), labels=labels
+                        )
                     )
             if health.exit_status:
                 words = team.workers[health.worker].last_words()

@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, Self, TypeVar
 
 import msgspec
 import numpy as np
@@ -81,7 +81,7 @@ class RunWriter:
         (self.path / "manifest.json").unlink(missing_ok=True)
         self.path.rmdir()
 
-    def __enter__(self) -> RunWriter:
+    def __enter__(self) -> Self:
         self.write_manifest()
         self._requests = _append(self.path / "requests.jsonl")
         self._samples = _append(self.path / "samples.jsonl")

@@ -80,9 +80,9 @@ def summarise(run: Run) -> Summary:
             manifest,
             stage,
             columns.where(columns.stage == number),
-            [sample for sample in samples if sample.labels.get("stage") == str(number)],
-            (slo, gate),
-            reasons.get(number, []),
+            samples=[sample for sample in samples if sample.labels.get("stage") == str(number)],
+            bounds=(slo, gate),
+            reasons=reasons.get(number, []),
         )
         for number, stage in enumerate(s for s in manifest.stages if not s.warmup)
         if stage.start_ns is not None
@@ -109,6 +109,7 @@ def _stage(
     manifest: Manifest,
     stage: Stage,
     columns: Columns,
+    *,
     samples: Sequence[Sample],
     bounds: tuple[Slo | None, Slo | None],
     reasons: list[Reason],

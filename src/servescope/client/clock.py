@@ -1,13 +1,13 @@
 """Time from the kernel, and a timer that can hit a due time.
 
-`SO_TIMESTAMPNS` stamps a segment when the kernel receives it, so that a busy loop, a busy machine or
-a garbage collection does not enter the measurement. Its stamps are CLOCK_REALTIME; `Offset` maps
-them to CLOCK_MONOTONIC and notices when somebody sets the clock. Linux only; elsewhere a time read
-first thing after `recv` must do.
+`SO_TIMESTAMPNS` stamps a segment when the kernel receives it, so that a busy loop, a busy machine
+or a garbage collection does not enter the measurement. Its stamps are CLOCK_REALTIME; `Offset`
+maps them to CLOCK_MONOTONIC and notices when somebody sets the clock. Linux only.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
@@ -76,10 +76,8 @@ class Timer:
     def clear(self) -> None:
         """Take the expiry off, so that it does not wake the loop again."""
         self._at = 0
-        try:
+        with contextlib.suppress(BlockingIOError):
             os.read(self.fd, 8)
-        except BlockingIOError:
-            pass
 
 
 def steady_process() -> None:

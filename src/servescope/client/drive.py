@@ -93,7 +93,7 @@ class Drive:
                 next_sweep = now + SWEEP_NS
                 self._sweep(now)
             wake = self._offer(now)
-            if 0 < wake < next_sweep:
+            if wake:
                 self.timer.set(wake - SPIN_NS)
             self._turn(SWEEP_NS / 1e9)
         self.page[wire.CPU_NS] = time.process_time_ns() - cpu

@@ -1,7 +1,7 @@
 """The ruler of a real target: exact lengths from whatever the target offers.
 
 In this order: its own `/tokenize`; a local tokenizer where one is given; else a calibration on the
-token counts of a few answers. Where it tells nothing at all, words are guessed and the doubts say so.
+token counts of a few answers. Where it tells nothing at all, words are guessed, and it is said.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from servescope.rulers import (
 )
 
 
-class _Untold(Exception):  # noqa: N818 (no error: a server need not count)
-    pass
+class _Untold(Exception):
+    """The server does not count prompts, as it need not."""
 
 
 def ruler(

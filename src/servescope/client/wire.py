@@ -21,9 +21,9 @@ answer may have, length of the body that follows."""
 # --- exchanges, out -------------------------------------------------------------------------------
 
 EXCHANGE = struct.Struct("<qqqqqqqqqqq")
-"""length of the rest, request, fate, attempts, due, sent, connect, held, end, count of reads, length
-of the detail; then the reads (two int64 each: time, bytes received so far), the detail and the raw
-bytes. Times are CLOCK_MONOTONIC nanoseconds; -1 where there is none."""
+"""length of the rest, request, fate, attempts, due, sent, connect, held, end, count of reads,
+length of the detail; then the reads (two int64 each: time, bytes received so far), the detail and
+the raw bytes. Times are CLOCK_MONOTONIC nanoseconds; -1 where there is none."""
 
 FATES = (
     "ended",  # the framing says that the response is whole

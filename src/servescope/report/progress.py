@@ -97,4 +97,4 @@ class Progress:
 
     def _line(self, text: str) -> None:
         self.clear()
-        print(text, file=self.out, flush=True)  # noqa: T201 (this is where people read it)
+        print(text, file=self.out, flush=True)

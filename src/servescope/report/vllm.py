@@ -26,16 +26,16 @@ def block(stage: StageSummary, *, cap: int | None = None, rate: float | None = N
     figures: dict[str, Any] = msgspec.to_builtins(stage.figures)
     answered = stage.outcomes.get("completed", 0) + stage.outcomes.get("truncated", 0)
     lines = [_rule(" Serving Benchmark Result ", "=")]
-    lines.append(_line("Successful requests:", answered))
-    lines.append(_line("Failed requests:", sum(stage.outcomes.values()) - answered))
+    lines.append(_count("Successful requests:", answered))
+    lines.append(_count("Failed requests:", sum(stage.outcomes.values()) - answered))
     if cap is not None:
-        lines.append(_line("Maximum request concurrency:", cap))
+        lines.append(_count("Maximum request concurrency:", cap))
     if rate is not None:
-        lines.append(_line("Request rate configured (RPS):", float(rate)))
+        lines.append(_line("Request rate configured (RPS):", rate))
     window = figures.get("window") or {"start_s": 0.0, "end_s": 0.0}
     lines.append(_line("Benchmark duration (s):", window["end_s"] - window["start_s"]))
-    lines.append(_line("Total input tokens:", _total(figures.get("input_tokens"))))
-    lines.append(_line("Total generated tokens:", _total(figures.get("output_tokens"))))
+    lines.append(_count("Total input tokens:", _total(figures.get("input_tokens"))))
+    lines.append(_count("Total generated tokens:", _total(figures.get("output_tokens"))))
     lines.append(_line("Request throughput (req/s):", figures.get("requests_per_s")))
     if "goodput_requests_per_s" in figures:
         lines.append(_line("Request goodput (req/s):", figures["goodput_requests_per_s"]))
@@ -43,7 +43,7 @@ def block(stage: StageSummary, *, cap: int | None = None, rate: float | None = N
     peak = figures.get("peak_output_tokens_per_s")
     lines.append(_line("Peak output token throughput (tok/s):", peak))
     most = (figures.get("concurrency") or {}).get("max")
-    lines.append(_line("Peak concurrent requests:", most))
+    lines.append(_count("Peak concurrent requests:", most))
     lines.append(_line("Total token throughput (tok/s):", figures.get("total_tokens_per_s")))
     for title, short, key in _SECTIONS:
         lines.append(_rule(title, "-"))
@@ -60,7 +60,14 @@ def _rule(title: str, fill: str) -> str:
 
 
 def _line(label: str, value: float | None) -> str:
-    shown = "-" if value is None else f"{value:.2f}" if isinstance(value, float) else f"{value}"
+    return _text(label, "-" if value is None else f"{value:.2f}")
+
+
+def _count(label: str, value: float | None) -> str:
+    return _text(label, "-" if value is None else f"{value:.0f}")
+
+
+def _text(label: str, shown: str) -> str:
     return f"{label:<40} {shown:<10}".rstrip()
 
 

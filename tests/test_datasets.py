@@ -1,0 +1,371 @@
+import json
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from servescope import datasets
+from servescope.datasets import Item, ItemSource, Message, Setting
+from servescope.errors import BadInput
+from servescope.lengths import parse as length
+from servescope.text import Ruler, ruler_by_words
+
+RULER = replace(ruler_by_words(), takes_ids=True)
+MADE = ["dummy", "dummy:ids=true", "emulated"]
+
+
+def source(
+    text: str,
+    *,
+    seed: int = 0,
+    ruler: Ruler = RULER,
+    inputs: str | None = None,
+    outputs: str | None = None,
+) -> ItemSource:
+    setting = Setting(
+        seed=seed,
+        ruler=ruler,
+        input_tokens=length("--input-tokens", inputs) if inputs else None,
+        output_tokens=length("--output-tokens", outputs) if outputs else None,
+    )
+    return datasets.parse("--data", text).items(setting)
+
+
+def tokens(item: Item) -> int:
+    """The prompt's length as the ruler of these tests counts it."""
+    if isinstance(item.prompt, str):
+        marks = item.prompt.count(",") + item.prompt.count(".")
+        return len(item.prompt.split()) + marks
+    return len(item.prompt)
+
+
+def prompts(items: ItemSource, n: int) -> list:
+    return [items(i).prompt for i in range(n)]
+
+
+@pytest.fixture
+def save(tmp_path):
+    def write(name: str, content: str | bytes) -> str:
+        data = content.encode() if isinstance(content, str) else content
+        (tmp_path / name).write_bytes(data)
+        return str(tmp_path / name)
+
+    return write
+
+
+# --- made prompts
+
+
+@pytest.mark.parametrize("text", MADE)
+def test_made_prompts_have_customary_lengths_when_the_user_names_none(text):
+    item = source(text)(3)
+    assert (tokens(item), item.input_tokens, item.output_tokens, item.pinned) == (
+        128,
+        128,
+        64,
+        True,
+    )
+
+
+@pytest.mark.parametrize("text", MADE)
+@given(seed=st.integers(0, 2**63), i=st.integers(0, 10**9))
+def test_made_prompts_have_exactly_the_length_drawn(text, seed, i):
+    item = source(text, seed=seed, inputs="uniform:1-600", outputs="uniform:5-9")(i)
+    assert tokens(item) == item.input_tokens
+    assert 1 <= item.input_tokens <= 600
+    assert 5 <= item.output_tokens <= 9
+
+
+@pytest.mark.parametrize("text", MADE)
+def test_made_prompts_are_the_same_in_whatever_order_they_are_asked(text):
+    one, other = source(text, seed=4), source(text, seed=4)
+    assert [one(i) for i in range(50)] == [other(i) for i in reversed(range(50))][::-1]
+
+
+@pytest.mark.parametrize("text", MADE)
+def test_no_two_made_prompts_are_alike(text):
+    several = (source(text, seed=seed, inputs="24") for seed in range(3))
+    found = [prompt for items in several for prompt in prompts(items, 300)]
+    assert len(set(found)) == len(found)
+
+
+def test_ids_come_from_the_words_of_the_target_where_these_are_known():
+    known = replace(RULER, ids=tuple((7 + i % 90, 8 + i % 90) for i in range(len(RULER.words))))
+    assert all(7 <= i < 98 for i in source("dummy:ids=true", ruler=known)(0).prompt)
+    assert all(1000 <= i < 4000 for i in source("dummy:ids=true")(0).prompt)
+
+
+def test_a_prompt_of_ids_gets_no_room_for_what_is_only_added_to_text():
+    ruler = replace(RULER, overhead=20)
+    assert len(source("dummy:ids=true", ruler=ruler)(0).prompt) == 128
+    assert len(source("dummy:ids=true", ruler=replace(ruler, ids_overhead=3))(0).prompt) == 125
+    assert tokens(source("dummy", ruler=ruler)(0)) == 108
+
+
+def test_ids_for_a_protocol_that_takes_none_are_refused():
+    with pytest.raises(BadInput, match="takes no token ids") as caught:
+        source("dummy:ids=true", ruler=ruler_by_words())
+    assert caught.value.field == "--data"
+
+
+@pytest.mark.parametrize("text", ["dummy", "emulated"])
+@pytest.mark.parametrize("inputs", ["20", "uniform:20-400", "normal:mean=50,std=9,min=20"])
+def test_lengths_below_what_the_target_adds_are_refused_before_the_run(text, inputs):
+    with pytest.raises(BadInput, match="want at least 21") as caught:
+        source(text, ruler=replace(RULER, overhead=20), inputs=inputs)
+    assert caught.value.field == "--input-tokens"
+
+
+@pytest.mark.parametrize("text", ["dummy", "emulated"])
+@pytest.mark.parametrize("inputs", ["exponential:mean=30", "normal:mean=25,std=9"])
+def test_the_tail_of_a_law_is_moved_up_to_what_the_target_adds(text, inputs):
+    items = source(text, ruler=replace(RULER, overhead=20), inputs=inputs)
+    found = [items(i) for i in range(200)]
+    assert min(item.input_tokens for item in found) == 21
+    assert all(tokens(item) + 20 == item.input_tokens for item in found)
+
+
+# --- files
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("p.txt", "one\n\n  \ntwo, three\r\nfour"),
+        ("p.prompts", "\ufeffone\ntwo, three\nfour\n"),
+        ("p.jsonl", '{"prompt": "one"}\n\n{"text": "two, three"}\n{"question": "four"}\n'),
+        ("p.JSONL", '\ufeff{"instruction": "one"}\n{"input": "two, three"}\n{"text": "four"}'),
+        ("p.csv", 'id,prompt\n1,one\n2,"two, three"\n3,four\n'),
+        ("p.csv", '\ufeffquestion\r\none\r\n"two, three"\r\nfour\r\n'),
+    ],
+)
+def test_prompts_are_read_from_every_kind_of_file(save, name, content):
+    items = source(f"file:{save(name, content)},shuffle=false")
+    assert prompts(items, 3) == ["one", "two, three", "four"]
+    assert items(0) == Item(prompt="one", output_tokens=256, pinned=False)
+
+
+def test_messages_are_read_as_messages_and_numbered_in_their_first_words(save):
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
+    items = source("file:" + save("chat.jsonl", json.dumps({"messages": turns})))
+    assert items(0).prompt == (Message("system", "Be brief."), Message("user", "Why?"))
+    assert items(1).prompt == (Message("system", "(2) Be brief."), Message("user", "Why?"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("p.csv", "prompt,mine\nno,yes\n"), ("p.jsonl", '{"prompt": "no", "mine": "yes"}')],
+)
+def test_a_column_can_be_named(save, name, content):
+    assert source(f"file:path={save(name, content)},column=mine")(0).prompt == "yes"
+
+
+def test_an_answer_is_as_long_as_the_file_says_else_as_the_user_says(save):
+    lines = ['{"text": "a", "output_tokens": 5}', '{"text": "b", "max_tokens": 6}', '{"text": "c"}']
+    text = f"file:{save('p.jsonl', chr(10).join(lines))},shuffle=false"
+
+    def answers(outputs: str | None) -> list[tuple[int, bool]]:
+        items = source(text, outputs=outputs)
+        return [(items(i).output_tokens, items(i).pinned) for i in range(3)]
+
+    assert answers(None) == [(5, True), (6, False), (256, False)]
+    assert answers("9") == [(5, True), (6, False), (9, True)]
+
+
+def test_answer_lengths_in_a_csv_may_be_left_out(save):
+    path = save("p.csv", "prompt,output_tokens\na,5\nb,\n")
+    items = source(f"file:{path},shuffle=false")
+    assert [items(i).output_tokens for i in range(2)] == [5, 256]
+
+
+def test_prompts_come_in_an_order_of_the_seed_each_once_before_any_comes_again(save):
+    text = "file:" + save("p.txt", "\n".join(f"prompt {i}" for i in range(40)))
+    first = prompts(source(text, seed=1), 40)
+    assert Counter(first) == Counter(f"prompt {i}" for i in range(40))
+    assert first == prompts(source(text, seed=1), 40)
+    assert first != prompts(source(text, seed=2), 40)
+    assert first != sorted(first)
+
+
+def test_prompts_that_come_again_are_numbered_unless_the_user_wants_them_as_they_are(save):
+    text = f"file:{save('p.txt', 'a{chr(10)}b')},shuffle=false"
+    text = f"file:{save('p.txt', 'a' + chr(10) + 'b')},shuffle=false"
+    assert prompts(source(text), 6) == ["a", "b", "(2) a", "(2) b", "(3) a", "(3) b"]
+    assert prompts(source(f"{text},unique=false"), 6) == ["a", "b"] * 3
+
+
+@given(order=st.lists(st.integers(0, 30), min_size=1))
+def test_prompts_of_a_file_are_the_same_in_whatever_order_they_are_asked(tmp_path_factory, order):
+    path = tmp_path_factory.getbasetemp() / "ordered.txt"
+    path.write_text("\n".join(f"prompt {i}" for i in range(10)))
+    known = prompts(source(f"file:{path}"), 31)
+    items = source(f"file:{path}")
+    assert [items(i).prompt for i in order] == [known[i] for i in order]
+
+
+def test_a_path_may_hold_colons_and_commas(save):
+    path = save("a:b,c.txt", "hello")
+    assert source(f"file:{path}")(0).prompt == "hello"
+    assert source(f"file:shuffle=false,path={path}")(0).prompt == "hello"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "place", "hint"),
+    [
+        ("p.txt", "\n \n", "p.txt", "at least one prompt"),
+        ("p.txt", b"caf\xe9", "p.txt", "UTF-8"),
+        ("p.json", "[]", "p.json", "jsonl"),
+        ("p.jsonl", "", "p.jsonl", "at least one prompt"),
+        ("p.jsonl", '{"text": "a"}\n{"text": ', "p.jsonl:2", "want JSON"),
+        ("p.jsonl", '{"text": "a"}\n\n["a"]', "p.jsonl:3", "JSON object"),
+        ("p.jsonl", '{"txt": "a"}', "p.jsonl:1", "want one of prompt, text"),
+        ("p.jsonl", '{"text": 5}', "p.jsonl:1", "want text to be a text"),
+        ("p.jsonl", '{"text": " "}', "p.jsonl:1", "not empty"),
+        ("p.jsonl", '{"messages": []}', "p.jsonl:1", "at least one message"),
+        ("p.jsonl", '{"messages": [{"role": "user"}]}', "p.jsonl:1", "role and content"),
+        ("p.jsonl", '{"text": "a", "max_tokens": 0}', "p.jsonl:1", "whole number"),
+        ("p.jsonl", '{"text": "a", "max_tokens": true}', "p.jsonl:1", "whole number"),
+        ("p.jsonl", '{"text": "a", "output_tokens": "many"}', "p.jsonl:1", "whole number"),
+        ("p.csv", "", "p.csv", "there is nothing"),
+        ("p.csv", "id,title\n1,x\n", "p.csv", "there is id, title"),
+        ("p.csv", "id,prompt\n1,x\n2\n", "p.csv:3", "want prompt to be a text"),
+    ],
+)
+def test_a_bad_file_is_refused_with_the_line_and_what_would_be_right(
+    save, name, content, place, hint
+):
+    with pytest.raises(BadInput) as caught:
+        source("file:" + save(name, content))
+    assert caught.value.field == "--data"
+    assert str(caught.value.value).endswith(place)
+    assert hint in caught.value.want
+    assert "\n" not in str(caught.value)
+
+
+def test_a_column_that_is_not_there_is_named_with_those_that_are(save):
+    path = save("p.csv", "question,answer\na,b\n")
+    with pytest.raises(BadInput, match=r"did you mean question\?"):
+        source(f"file:{path},column=qestion")
+
+
+@pytest.mark.parametrize("name", ["file", "sharegpt"])
+def test_a_missing_file_or_a_length_for_prompts_as_they_are_is_refused(name, tmp_path, save):
+    with pytest.raises(BadInput, match="No such file") as caught:
+        source(f"{name}:{tmp_path}/none.jsonl")
+    assert caught.value.field == "--data"
+    with pytest.raises(BadInput, match="taken as they are") as caught:
+        source(f"{name}:{save('p.json', '[]')}", inputs="9")
+    assert caught.value.field == "--input-tokens"
+
+
+# --- ShareGPT
+
+
+def conversation(*turns: tuple[str, object]) -> dict:
+    said = [{"from": who, "value": what} for who, what in turns]
+    return {"id": "x", "conversations": said}
+
+
+def words(n: int) -> str:
+    return "word" + "s" * (4 * n - 4)  # the ruler of these tests takes four letters for a token
+
+
+USABLE = [
+    conversation(("human", words(10)), ("gpt", words(20)), ("human", words(5)), ("gpt", words(6))),
+    conversation(("system", "x"), ("human", words(11)), ("gpt", words(21))),
+    {
+        "conversation": [
+            {"role": "user", "content": words(12)},
+            {"role": "assistant", "content": words(22)},
+        ]
+    },
+]
+UNUSABLE = [
+    conversation(("human", words(3)), ("gpt", words(20))),
+    conversation(("human", words(20)), ("gpt", words(3))),
+    conversation(("human", words(1025)), ("gpt", words(20))),
+    conversation(("human", words(1000)), ("gpt", words(1049))),
+    conversation(("human", words(10))),
+    conversation(("gpt", words(10)), ("gpt", words(10))),
+    conversation(("human", words(10)), ("human", words(11)), ("gpt", words(10))),
+    conversation(("human", 5), ("gpt", words(10))),
+    {"conversations": "none"},
+    {"id": "nothing"},
+    "text",
+    None,
+]
+
+
+def test_the_first_question_is_asked_and_its_answer_gives_the_length(save):
+    path = save("s.json", json.dumps(UNUSABLE[:6] + USABLE + UNUSABLE[6:]))
+    items = source(f"sharegpt:{path},shuffle=false")
+    found = [(len(items(i).prompt) // 4, items(i).output_tokens, items(i).pinned) for i in range(3)]
+    assert found == [(10, 20, True), (11, 21, True), (12, 22, True)]
+    assert items(3).prompt == "(2) " + items(0).prompt
+
+
+def test_the_users_own_answer_length_changes_no_prompt(save):
+    text = "sharegpt:" + save("s.json", json.dumps(USABLE + UNUSABLE))
+    assert prompts(source(text), 3) == prompts(source(text, outputs="7"), 3)
+    assert source(text, outputs="7")(0).output_tokens == 7
+
+
+def test_how_long_conversations_may_be_can_be_set(save):
+    path = save("s.json", json.dumps(USABLE))
+    for setting in ("max_input=10", "max_total=30"):
+        items = source(f"sharegpt:{path},{setting},unique=false")
+        assert set(prompts(items, 5)) == {words(10)}
+
+
+@pytest.mark.parametrize(
+    ("content", "hint"),
+    [
+        ("[]", "want conversations"),
+        (json.dumps(UNUSABLE), "want conversations"),
+        ("{}", "JSON list"),
+        ("[", "want JSON"),
+    ],
+)
+def test_a_collection_of_which_nothing_is_usable_is_refused(save, content, hint):
+    with pytest.raises(BadInput) as caught:
+        source("sharegpt:" + save("s.json", content))
+    assert caught.value.field == "--data"
+    assert hint in caught.value.want
+
+
+# --- the option
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("", "want one of dummy, emulated, file, sharegpt"),
+        ("fiel:x", "did you mean file?"),
+        ("file", "want path too"),
+        ("emulated:x", "no settings"),
+        ("dummy:ids=perhaps", "bool"),
+        ("dummy:id=true", "did you mean ids?"),
+        ("sharegpt:x,max_inputs=4", "did you mean max_input?"),
+        ("file:x,path=y", "only once"),
+        ("file:x,,y", "between the commas"),
+    ],
+)
+def test_a_wrong_data_option_is_refused_with_what_would_be_right(text, hint):
+    with pytest.raises(BadInput) as caught:
+        datasets.parse("--data", text)
+    assert caught.value.field == "--data"
+    assert hint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_seed_decides_every_byte():
+    def made(seed: int) -> bytes:
+        items = source("emulated", seed=seed, inputs="exponential:mean=90", outputs="uniform:1-9")
+        return repr([items(i) for i in range(64)]).encode()
+
+    assert made(7) == made(7)
+    assert made(7) != made(8)
+    assert len({int(np.frombuffer(made(seed)[:64], np.uint8).sum()) for seed in range(9)}) > 1

@@ -1,0 +1,298 @@
+"""Each doubt is planted and found, and is silent where there is no reason for it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from servescope.doubts import KINDS, StageFacts, doubts
+from servescope.metrics import figures
+from servescope.records import Record, Sample, columns
+
+MS = 1_000_000
+OPEN = StageFacts(label="constant:100", open=True, rate=100.0, planned=400)
+CLOSED = StageFacts(label="users:4", open=False, users=4)
+
+
+def request(i=0, *, late_ms=0.1, ttft_ms=50, chunks=4, tokens=1, **fields):
+    """Request i of a stage of 100 a second, with a well-behaved answer."""
+    due = i * 10 * MS
+    fields = {"output_tokens": chunks * (tokens or 1), "count_source": "server", **fields}
+    sent = fields.pop("sent_ns", due + int(late_ms * MS))
+    steps = [sent + ttft_ms * MS, *[10 * MS] * (chunks - 1)] if chunks else []
+    return Record(
+        request=i, stage=0, due_ns=due, sent_ns=sent, chunk_ns=steps, chunk_tokens=tokens,
+        end_ns=sum(steps) if steps else sent + MS, **fields,
+    )  # fmt: skip
+
+
+def steady(n=400, **fields):
+    return [request(i, **fields) for i in range(n)]
+
+
+def raised(records, stage=OPEN, samples=()):
+    data = columns(records)
+    found = doubts(stage, data, figures(data), samples)
+    assert [KINDS.index(d.kind) for d in found] == sorted(KINDS.index(d.kind) for d in found)
+    for doubt in found:
+        assert doubt.message
+        assert doubt.advice
+        assert doubt.value is not None
+        assert doubt.limit is not None
+    return {doubt.kind: doubt for doubt in found}
+
+
+def loop(name, value, stage="0", worker="0"):
+    labels = {"worker": worker, "stage": stage}
+    return Sample(t_ns=0, source="loop", name=name, value=value, labels=labels)
+
+
+def test_a_clean_open_stage_raises_no_doubt():
+    assert raised(steady(), samples=[loop("cpu_ratio", 0.5), loop("lag_p99_s", 0.001)]) == {}
+
+
+def test_a_clean_closed_stage_raises_no_doubt():
+    assert raised(steady(), CLOSED) == {}
+
+
+def test_a_generator_that_sends_late_is_doubted():
+    found = raised(steady(late_ms=3))["client_limited"]
+    assert found.value == pytest.approx(0.003)
+    assert found.limit == pytest.approx(0.001)
+    assert "3.00 ms late" in found.message
+
+
+def test_the_allowed_delay_grows_with_the_gap_between_requests():
+    slow = StageFacts(label="constant:1", open=True, rate=1.0, planned=400)
+    assert "client_limited" not in raised(steady(late_ms=3), slow)
+    assert raised(steady(late_ms=11), slow)["client_limited"].limit == pytest.approx(0.010)
+
+
+def test_waiting_under_a_declared_cap_and_connecting_are_not_the_generators_fault():
+    assert "client_limited" not in raised(steady(late_ms=30, held_ns=20 * MS, connect_ns=10 * MS))
+    assert "client_limited" in raised(steady(late_ms=33, held_ns=20 * MS, connect_ns=10 * MS))
+
+
+@pytest.mark.parametrize(
+    ("name", "fine", "bad", "says"),
+    [("cpu_ratio", 0.9, 0.97, "97% of a core"), ("lag_p99_s", 0.005, 0.012, "lagged 12.0 ms")],
+)
+def test_a_busy_or_lagging_load_process_is_doubted(name, fine, bad, says):
+    assert raised(steady(), samples=[loop(name, fine)]) == {}
+    found = raised(steady(), samples=[loop(name, fine), loop(name, bad, worker="1")])
+    assert found["client_limited"].value == bad
+    assert says in found["client_limited"].message
+
+
+def test_a_load_process_that_was_busy_in_another_stage_is_no_reason():
+    elsewhere = Sample(t_ns=0, source="host", name="cpu_ratio", value=1.0)
+    assert raised(steady(), samples=[loop("cpu_ratio", 1.0, stage="1"), elsewhere]) == {}
+
+
+def test_several_reasons_for_one_doubt_are_all_told():
+    found = raised(steady(late_ms=3), samples=[loop("cpu_ratio", 0.95), loop("lag_p99_s", 0.2)])
+    assert found["client_limited"].message.count(";") == 2
+
+
+@pytest.mark.parametrize("stage", [OPEN, CLOSED])
+def test_a_latency_that_drifts_under_a_constant_load_is_doubted(stage):
+    growing = [request(i, ttft_ms=50 + i) for i in range(400)]
+    found = raised(growing, stage)["not_stationary"]
+    assert found.value == pytest.approx((30 + 50 + 299.5) / (30 + 50 + 99.5) - 1)
+    assert "+111%" in found.message
+
+
+def test_advice_on_a_drift_depends_on_its_direction_and_on_the_load():
+    growing = [request(i, ttft_ms=50 + i) for i in range(400)]
+    shrinking = [request(i, ttft_ms=450 - i) for i in range(400)]
+    capped = StageFacts(label="constant:100", open=True, rate=100.0, max_concurrency=8)
+    advice = {
+        raised(growing, OPEN)["not_stationary"].advice,
+        raised(growing, capped)["not_stationary"].advice,
+        raised(growing, CLOSED)["not_stationary"].advice,
+        raised(shrinking, OPEN)["not_stationary"].advice,
+    }
+    assert len(advice) == 4
+    assert "--warmup" in raised(shrinking, CLOSED)["not_stationary"].advice
+
+
+def test_a_load_that_was_meant_to_vary_may_drift():
+    ramp = StageFacts(label="ramp:1-100", open=True, planned=400)
+    assert "not_stationary" not in raised([request(i, ttft_ms=50 + i) for i in range(400)], ramp)
+
+
+def test_a_small_drift_or_a_short_stage_is_no_reason():
+    assert "not_stationary" not in raised([request(i, ttft_ms=50 + i // 40) for i in range(400)])
+    assert "not_stationary" not in raised([request(i, ttft_ms=50 + 20 * i) for i in range(19)])
+
+
+def test_answers_of_random_length_do_not_look_like_a_drift():
+    rng = np.random.default_rng(3)
+    stages = [
+        [request(i, chunks=1 + int(c)) for i, c in enumerate(rng.exponential(60, size=40))]
+        for _ in range(60)
+    ]
+    assert sum("not_stationary" in raised(stage, CLOSED) for stage in stages) <= 3
+
+
+def test_a_drift_is_judged_in_the_order_of_sending_and_over_answers_alone():
+    growing = [request(i, ttft_ms=50 + i) for i in range(400)]
+    assert "not_stationary" in raised(growing[::-1])
+    alternating = [request(i, ttft_ms=50 + 300 * (i % 2)) for i in range(400)]
+    by_speed = sorted(alternating, key=lambda r: r.chunk_ns[0] - r.sent_ns)
+    assert "not_stationary" not in raised(by_speed)
+
+
+def test_too_few_requests_for_a_percentile_are_doubted_with_how_many_it_wants():
+    found = raised(steady(100), CLOSED)["too_few"]
+    assert (found.value, found.limit) == (100, 368)
+    assert "of P99 (P99 wants 368)" in found.message
+    assert "P95 wants 72" in raised(steady(50), CLOSED)["too_few"].message
+    assert "P50, P90, P95, P99" in raised(steady(1), CLOSED)["too_few"].message
+    assert "too_few" not in raised(steady(368), CLOSED)
+
+
+def test_only_answers_count_as_enough():
+    failed = steady(300, outcome="failed:stalled")
+    assert raised([*steady(300), *failed], CLOSED)["too_few"].value == 300
+
+
+def test_a_stage_without_any_request_says_so():
+    assert raised([], CLOSED)["too_few"].value == 0
+    assert raised([], OPEN)["not_offered"].value == 1
+
+
+def test_more_than_one_error_in_a_hundred_is_doubted_with_the_top_outcomes():
+    failed = [request(i, chunks=0, outcome="failed:http_5xx") for i in range(396, 400)]
+    assert "errors" not in raised([*steady(396), *failed])
+    slow = request(400, outcome="failed:timeout_total")
+    found = raised([*steady(395), *failed, slow])["errors"]
+    assert found.value == pytest.approx(5 / 400)
+    assert "1.25 % of 400" in found.message
+    assert "4 failed:http_5xx, 1 failed:timeout_total" in found.message
+
+
+def test_truncated_answers_are_no_errors():
+    assert "errors" not in raised(steady(outcome="truncated"))
+
+
+def test_what_the_end_of_the_run_cut_off_is_missing_unless_the_user_interrupted():
+    cut = [request(i, outcome="cancelled") for i in range(380, 400)]
+    found = raised([*steady(380), *cut])["errors"]
+    assert "20 cancelled" in found.message
+    assert "run longer" in found.advice
+    stopped = StageFacts(
+        label="constant:100", open=True, rate=100.0, planned=10**6, interrupted=True
+    )
+    assert raised([*steady(380), *cut], stopped) == {}
+
+
+@pytest.mark.parametrize(
+    ("cause", "word"),
+    [("timeout_first_token", "timed out"), ("http_429", "rate limit"), ("protocol", "survivors")],
+)
+def test_advice_on_errors_depends_on_what_happened(cause, word):
+    assert word in raised(steady(outcome=f"failed:{cause}"))["errors"].advice
+
+
+def test_a_pinned_length_that_was_missed_is_doubted_with_share_and_size():
+    cut = steady(100, pinned=True, asked_output_tokens=6, outcome="truncated")
+    kept = steady(300, pinned=True, asked_output_tokens=4)
+    found = raised([*kept, *cut])["lengths_missed"]
+    assert found.value == 0.25
+    assert "25.0 %" in found.message
+    assert "-2.0 output tokens" in found.message
+    assert "lengths_missed" not in raised(kept, CLOSED)
+
+
+def test_a_length_that_was_not_pinned_or_not_counted_by_the_server_is_no_miss():
+    assert "lengths_missed" not in raised(steady(asked_output_tokens=6))
+    local = {"count_source": "tokenizer", "pinned": True, "asked_output_tokens": 6}
+    assert "lengths_missed" not in raised(steady(**local))
+    assert "lengths_missed" in raised(steady(outcome="truncated", **local))
+
+
+def test_prompts_of_another_length_than_asked_are_doubted():
+    found = raised(steady(asked_input_tokens=100, input_tokens=103))["lengths_missed"]
+    assert found.value == pytest.approx(0.03)
+    assert "103.0 input tokens" in found.message
+    assert raised(steady(asked_input_tokens=100, input_tokens=101)) == {}
+    assert raised(steady(asked_input_tokens=100)) == {}
+    assert raised(steady(input_tokens=100)) == {}
+
+
+def test_chunks_of_several_tokens_are_doubted_whether_counted_or_not():
+    assert raised(steady(tokens=4))["chunked"].value == 4
+    found = raised(steady(tokens=None, output_tokens=16))["chunked"]
+    assert found.value == 4
+    assert "estimate" in found.advice
+    assert "estimate" not in raised(steady(tokens=4))["chunked"].advice
+
+
+def test_an_end_token_without_text_does_not_make_an_answer_chunked():
+    assert raised(steady(tokens=None, output_tokens=5)) == {}
+    assert "chunked" in raised(steady(tokens=None, output_tokens=6))
+
+
+def test_an_answer_that_came_whole_is_chunked():
+    assert raised(steady(chunks=1, tokens=None, output_tokens=128))["chunked"].value == 128
+
+
+def test_tokens_counted_here_are_doubted():
+    local = [request(i, count_source="tokenizer") for i in range(100)]
+    assert raised([*steady(300), *local])["counted_locally"].value == 0.25
+    failed = [request(i, count_source=None, outcome="failed:tls") for i in range(3)]
+    assert "counted_locally" not in raised([*steady(397), *failed])
+
+
+def unsent(i, outcome="cancelled"):
+    return request(i, sent_ns=-1, chunks=0, outcome=outcome)
+
+
+def test_requests_that_were_due_and_never_sent_are_doubted_in_an_open_load():
+    found = raised([*steady(390), *(unsent(i) for i in range(390, 400))])
+    assert found["not_offered"].value == pytest.approx(10 / 400)
+    assert "10 of 400 requests of constant:100" in found["not_offered"].message
+    assert "errors" not in found
+
+
+def test_a_connection_that_failed_was_not_offered():
+    assert "not_offered" in raised([*steady(399), unsent(399, "failed:connect")])
+
+
+def test_requests_that_left_no_record_were_not_offered():
+    assert raised(steady(380))["not_offered"].value == pytest.approx(20 / 400)
+
+
+def test_a_closed_load_offers_what_it_offers():
+    assert "not_offered" not in raised([*steady(390), unsent(390)], CLOSED)
+
+
+def test_an_interrupted_load_need_not_offer_the_rest():
+    stopped = StageFacts(label="constant:100", open=True, rate=100.0, planned=999, interrupted=True)
+    assert raised([*steady(390), unsent(390)], stopped) == {}
+    assert "not_offered" in raised([*steady(390), unsent(390, "failed:connect")], stopped)
+
+
+def test_a_rate_below_the_declared_one_is_doubted_and_the_cap_named():
+    slow = [request(i, sent_ns=i * 12 * MS, held_ns=i * 2 * MS) for i in range(400)]
+    found = raised(slow)["not_offered"]
+    assert found.value == pytest.approx(10 / 12)
+    assert "83.3 requests/s" in found.message
+    assert "open files" in found.advice
+    capped = StageFacts(label="constant:100", open=True, rate=100.0, max_concurrency=8)
+    assert "cap of 8" in raised(slow, capped)["not_offered"].advice
+
+
+def test_a_random_schedule_is_not_blamed_for_its_luck():
+    """Due over 4 s where the rate says 2 s: the load was sent just as it was due."""
+    twice = StageFacts(label="poisson:200", open=True, rate=200.0, planned=400)
+    assert raised(steady(), twice) == {}
+
+
+def test_a_burst_has_no_rate_to_fall_short_of():
+    burst = StageFacts(label="burst", open=True, planned=400)
+    made = [request(i, late_ms=0.1) for i in range(400)]
+    assert "not_offered" not in raised(made, burst)
+    late = [request(i, late_ms=2) for i in range(400)]
+    assert "leave together" in raised(late, burst)["client_limited"].advice
