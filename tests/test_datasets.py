@@ -191,7 +191,6 @@ def test_prompts_come_in_an_order_of_the_seed_each_once_before_any_comes_again(s
 
 
 def test_prompts_that_come_again_are_numbered_unless_the_user_wants_them_as_they_are(save):
-    text = f"file:{save('p.txt', 'a{chr(10)}b')},shuffle=false"
     text = f"file:{save('p.txt', 'a' + chr(10) + 'b')},shuffle=false"
     assert prompts(source(text), 6) == ["a", "b", "(2) a", "(2) b", "(3) a", "(3) b"]
     assert prompts(source(f"{text},unique=false"), 6) == ["a", "b"] * 3

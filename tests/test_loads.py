@@ -1,4 +1,5 @@
 import importlib
+import subprocess
 import sys
 
 import numpy as np
@@ -184,3 +185,11 @@ def test_a_file_dropped_into_the_folder_is_a_load(tmp_path, monkeypatch):
     finally:
         sys.modules.pop("servescope.loads.twice", None)
         plugins.find.cache_clear()
+
+
+def test_listing_loads_and_data_sets_imports_nothing_heavy():
+    script = (
+        "import sys; from servescope.plugins import find\n"
+        "find('servescope.loads'), find('servescope.datasets'); sys.exit('numpy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from servescope.doubts import Doubt
 from servescope.metrics import from_due_differs
 from servescope.summary import StageSummary, Summary
 from servescope.units import format_seconds, three_digits
@@ -74,15 +75,8 @@ def _print_stage(console: Console, summary: Summary, stage: StageSummary) -> Non
     kind = "" if summary.kind == "measured" else f"{summary.kind} "
     console.print()
     console.print(Text(f"{kind}{stage.load}", "bold"), Text(_window(stage)))
-    for doubt in stage.doubts:
-        console.print(
-            Text.assemble(
-                ("doubt ", "bold yellow"),
-                (f"{doubt.kind}: ", "bold"),
-                printable(doubt.message),
-                (f"  {printable(doubt.advice)}", "italic"),
-            )
-        )
+    if stage.doubts:
+        console.print(_doubts(stage.doubts))
     console.print(_outcomes(stage))
     for line in _reasons(stage):
         console.print(line)
@@ -92,6 +86,17 @@ def _print_stage(console: Console, summary: Summary, stage: StageSummary) -> Non
         value = "not measured" if bound.value is None else format_seconds(bound.value)
         verdict = ("met", "green") if bound.met else ("missed", "bold red")
         console.print(Text.assemble(f"SLO {bound.bound}: {value}, ", verdict))
+
+
+def _doubts(doubts: list[Doubt]) -> Table:
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(no_wrap=True, style="bold yellow")
+    for doubt in doubts:
+        said = Text.assemble(
+            printable(doubt.message), ("\n-> ", "bold"), (printable(doubt.advice), "italic")
+        )
+        grid.add_row(f"doubt: {doubt.kind}", said)
+    return grid
 
 
 def _window(stage: StageSummary) -> str:
