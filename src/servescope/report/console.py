@@ -23,6 +23,8 @@ from servescope.units import format_seconds, three_digits
 
 WIDTH = 100
 MOST_REASONS = 8
+MERGED_SHOWN = 0.01
+"""Above this share of chunks that came out of one read with the next, the table says so."""
 LATENCIES = (
     ("ttft_s", "TTFT"),
     ("ttft_from_due_s", "TTFT from due"),
@@ -142,6 +144,10 @@ def _rates(stage: StageSummary) -> Table:
         ("in flight, mean", _number(concurrency.get("mean"))),
         ("in flight, most", _number(concurrency.get("max"))),
     ]
+    merged = figures.get("merged_reads_ratio") or 0.0
+    if merged > MERGED_SHOWN:
+        cells.append(("tokens timed with the next", f"{merged:.1%}"))
+        cells.append(("", ""))
     if "goodput_ratio" in figures:
         ratio = figures["goodput_ratio"]
         cells.append(("goodput, requests/s", _number(goodput)))
