@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import struct
 import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Self
 
 import msgspec
@@ -21,6 +23,8 @@ from servescope.plugins import find
 from servescope.protocols import Ask, Reply
 
 PATHS = {kind.path for kind in find("servescope.protocols").values()}
+CERTIFICATE = Path(__file__).with_name("tls") / "cert.pem"
+"""Self-signed, for localhost and 127.0.0.1, good for a century; its key guards nothing."""
 MODELS = b'{"object":"list","data":[{"id":"paced","object":"model","owned_by":"test"}]}'
 
 
@@ -93,8 +97,9 @@ Script = Callable[[Request, Peer], Awaitable[None]]
 class Served:
     """The server; use it in a with statement."""
 
-    def __init__(self, script: Script, *, tokenize: bool = False) -> None:
+    def __init__(self, script: Script, *, tokenize: bool = False, tls: bool = False) -> None:
         self.script = script
+        self.tls = tls
         self.tokenize = tokenize
         self.requests: list[Request] = []
         """Measured generations, probes not among them."""
@@ -114,7 +119,7 @@ class Served:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -123,7 +128,13 @@ class Served:
 
     async def _serve(self) -> None:
         self._stop = asyncio.Event()
-        server = await asyncio.start_server(self._connection, "127.0.0.1", 0, backlog=1024)
+        context = None
+        if self.tls:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(CERTIFICATE, CERTIFICATE.with_name("key.pem"))
+        server = await asyncio.start_server(
+            self._connection, "127.0.0.1", 0, backlog=1024, ssl=context
+        )
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         await self._stop.wait()

@@ -1,0 +1,45 @@
+"""Endpoints behind TLS: verified unless the user says otherwise, and timed as well as plain ones."""
+
+import pytest
+
+from servescope.conduct import conduct
+from servescope.errors import BadInput, Unreachable
+from servescope.experiment import Trial
+from servescope.summary import summarise
+from tests.support.served import CERTIFICATE, Served, healthy
+
+
+@pytest.fixture(scope="module")
+def server():
+    with Served(healthy(0.02, 0.005), tls=True) as found:
+        yield found
+
+
+@pytest.mark.parametrize("trust", [{"ca_file": str(CERTIFICATE)}, {"insecure": True}])
+def test_a_run_over_tls_is_complete_and_its_times_come_from_the_kernel(server, tmp_path, trust):
+    run = conduct(
+        Trial(
+            target=server.url,
+            load=["users:4"],
+            requests=20,
+            output_tokens="10",
+            out=str(tmp_path),
+            **trust,
+        )
+    )
+    stage = summarise(run).stages[0]
+    assert stage.outcomes == {"completed": 20}
+    assert stage.figures["itl_s"].p50 == pytest.approx(0.005, rel=0.2)
+    assert stage.figures["ttft_s"].min >= 0.02
+    assert {s.value for s in run.samples() if s.name == "kernel_clock"} == {1.0}
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused_with_the_reason(server, tmp_path):
+    with pytest.raises(Unreachable, match="certificate verify failed"):
+        conduct(Trial(target=server.url, requests=2, out=str(tmp_path)))
+
+
+def test_a_ca_file_that_holds_no_certificate_is_bad_input(server, tmp_path):
+    (tmp_path / "ca.pem").write_text("nothing")
+    with pytest.raises(BadInput, match="--ca-file"):
+        conduct(Trial(target=server.url, ca_file=str(tmp_path / "ca.pem"), out=str(tmp_path)))
