@@ -95,3 +95,24 @@ def test_times_come_from_the_kernel(tmp_path):
     with Served(healthy(0.001, 0.001)) as server:
         run, _ = measure(server, tmp_path, requests=4, output_tokens="2")
     assert [s.value for s in run.samples() if s.name == "kernel_clock"] == [1.0]
+
+
+@pytest.mark.parametrize("tokenize", [True, False], ids=["/tokenize", "usage alone"])
+@pytest.mark.parametrize("data", ["dummy", "emulated"])
+def test_prompts_have_the_length_asked_for_as_the_server_counts(tmp_path, tokenize, data):
+    with Served(healthy(0.001, 0.001), tokenize=tokenize) as server:
+        run, summary = measure(
+            server, tmp_path, data=data, requests=12, input_tokens="uniform:9-60", output_tokens="2"
+        )
+    columns = run.columns()
+    assert np.array_equal(columns.input_tokens, columns.asked_input_tokens)
+    assert len(set(columns.input_tokens)) > 3
+    assert "lengths_missed" not in {doubt.kind for doubt in summary.doubts}
+
+
+def test_the_probe_is_one_generation_and_is_not_in_the_figures(tmp_path):
+    with Served(healthy(0.001, 0.001), tokenize=True) as server:
+        _, summary = measure(server, tmp_path, requests=5, output_tokens="2")
+        assert len(server.requests) == 5
+        assert server.probes == 1
+    assert summary.stages[0].outcomes == {"completed": 5}

@@ -97,13 +97,24 @@ Script = Callable[[Request, Peer], Awaitable[None]]
 class Served:
     """The server; use it in a with statement."""
 
-    def __init__(self, script: Script, *, tokenize: bool = False, tls: bool = False) -> None:
+    def __init__(
+        self,
+        script: Script,
+        *,
+        probe: Script | None = None,
+        models: bytes = MODELS,
+        tokenize: bool = False,
+        tls: bool = False,
+    ) -> None:
         self.script = script
+        self.probe = probe or healthy(0, 0)
+        self.models = models
         self.tls = tls
         self.tokenize = tokenize
         self.requests: list[Request] = []
         """Measured generations, probes not among them."""
         self.peers: list[Peer] = []
+        self.probes = 0
         self._ready = threading.Event()
         self._loop = asyncio.new_event_loop()
 
@@ -171,7 +182,7 @@ class Served:
 
     async def _answer(self, request: Request, peer: Peer) -> None:
         if request.path == "/v1/models":
-            await peer.whole(200, MODELS)
+            await peer.whole(200, self.models)
         elif request.path == "/tokenize" and self.tokenize:
             words = request.json["prompt"].split()
             await peer.whole(
@@ -180,7 +191,8 @@ class Served:
         elif request.method == "GET" or request.path not in PATHS:
             await peer.whole(404, b'{"detail":"Not Found"}')
         elif request.probe:
-            await healthy(0, 0)(request, peer)
+            self.probes += 1
+            await self.probe(request, peer)
         else:
             request.number = len(self.requests)
             self.requests.append(request)
