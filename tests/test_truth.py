@@ -116,3 +116,16 @@ def test_the_probe_is_one_generation_and_is_not_in_the_figures(tmp_path):
         assert len(server.requests) == 5
         assert server.probes == 1
     assert summary.stages[0].outcomes == {"completed": 5}
+
+
+def test_itl_is_estimated_right_where_usage_comes_at_the_end_alone(tmp_path):
+    async def script(request, peer):
+        request.body = request.body.replace(b'"continuous_usage_stats":true', b'"other":true')
+        await healthy(0.1, 0.02, per_chunk=4)(request, peer)
+
+    with Served(script, probe=script) as server:
+        _, summary = measure(server, tmp_path, load=["users:4"], requests=8, output_tokens="32")
+    figures = summary.stages[0].figures
+    assert figures["itl_s"].estimated
+    assert figures["itl_s"].p50 == pytest.approx(0.020, rel=0.02)
+    assert figures["icl_s"].p50 == pytest.approx(0.080, rel=0.02)

@@ -61,6 +61,9 @@ class Summary(msgspec.Struct, kw_only=True):
     name: str
     complete: bool
     """False: the run was interrupted or killed; the figures are of what there is."""
+    target: str
+    """What was measured, in one line: model, engine, protocol, URL."""
+    started_utc: str
     directory: str
     """Where the run lies; relative to where it was summarised."""
     doubts: list[Doubt]
@@ -91,9 +94,19 @@ def summarise(run: Run) -> Summary:
         kind=manifest.kind,
         name=manifest.name,
         complete=manifest.finished_utc is not None and manifest.interrupted is None,
+        target=_target(manifest),
+        started_utc=manifest.started_utc,
         directory=str(run.path),
         doubts=[doubt for stage in stages for doubt in stage.doubts],
         stages=stages,
+    )
+
+
+def _target(manifest: Manifest) -> str:
+    found = manifest.endpoint
+    engine = " ".join(filter(None, (found.get("engine"), found.get("engine_version"))))
+    return ", ".join(
+        filter(None, (found.get("model"), engine, found.get("protocol"), found.get("url")))
     )
 
 

@@ -2,7 +2,7 @@
 
 A gap between chunks is what was observed; a gap between tokens follows from it and from the number
 of tokens in the chunk. Where the server counted each chunk that number is known; else the tokens
-after the first are spread evenly over the chunks after the first, and the result is `estimated`.
+are spread evenly over the chunks, and the result is `estimated`.
 """
 
 from __future__ import annotations
@@ -88,21 +88,13 @@ def chunk_rows(columns: Columns) -> Ints:
 
 
 def chunk_tokens(columns: Columns) -> ChunkTokens:
-    """Tokens of each chunk: the server's count, else what the counts of the rest leave.
-
-    A first chunk that was not counted is taken for one token, or for the whole answer where it is
-    the only chunk; the chunks after it that were not counted share what remains evenly.
-    """
-    row, first = chunk_rows(columns), _is_first(columns)
+    """Tokens of each chunk: the server's count; chunks without one share the rest evenly."""
+    row = chunk_rows(columns)
     guessed = columns.chunk_tokens == ABSENT
     known = np.where(guessed, 0, columns.chunk_tokens).astype(np.float64)
-    total = output_tokens(columns)
-    opening = np.where(chunk_counts(columns) == 1, total, np.minimum(total, 1)).astype(np.float64)
-    known = np.where(first & guessed, opening[row], known)
-    open_chunks = guessed & ~first
-    left = np.maximum(total - _sum_rows(columns, known), 0)
-    share = left / np.maximum(_sum_rows(columns, open_chunks), 1)
-    return ChunkTokens(np.where(open_chunks, share[row], known), guessed)
+    left = np.maximum(output_tokens(columns) - _sum_rows(columns, known), 0)
+    share = left / np.maximum(_sum_rows(columns, guessed), 1)
+    return ChunkTokens(np.where(guessed, share[row], known), guessed)
 
 
 def arriving_tokens(columns: Columns) -> Floats:

@@ -60,6 +60,9 @@ def print_table(summary: Summary, out: TextIO, *, colour: bool, width: int = WID
         markup=False,
         emoji=False,
     )
+    if summary.target:
+        when = summary.started_utc[:16].replace("T", " ")
+        console.print(Text(printable(f"{summary.target}, {when} UTC"), "dim"))
     if not summary.complete:
         console.print(Text("INCOMPLETE: this run ended before its plan was done.", "bold red"))
     if len(summary.stages) > 1:
