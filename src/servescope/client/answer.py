@@ -116,6 +116,7 @@ def _read(
         return
     body = BodyReader(head)
     whole: list[bytes] | None = None
+    begun = False
     decoder = protocol.decoder()
     start, at = head.size, 0
     for at, end in zip(reads[::2], reads[1::2], strict=True):
@@ -125,8 +126,9 @@ def _read(
         start = end
         if not content:
             continue
-        if whole is None and not reading.chunk_at and _is_whole(head, content):
-            whole = []
+        if not begun and content.strip():
+            begun = True  # later, a piece of an event that was cut may begin like a document
+            whole = [] if _is_whole(head, content) else None
         if whole is not None:
             whole.append(content)
         else:
@@ -171,6 +173,12 @@ def words(body: bytes) -> str:
                     inner = inner.get("message") or inner
                 return str(inner)[:REASON_CHARS]
     return str(decoded)[:REASON_CHARS]
+
+
+def contents(protocol: str, raw: bytes, reads: Sequence[int]) -> int:
+    """Chunks of content so far in a response that is still open."""
+    wire = plugins.make("protocol", "servescope.protocols", protocol, {})
+    return len(read(wire, raw, reads, closed=False).chunk_at)
 
 
 def last_content_ns(protocol: str, raw: bytes, reads: Sequence[int]) -> int | None:

@@ -22,22 +22,20 @@ import sys
 import time
 from array import array
 
-from servescope.client import wire
+from servescope.client import limits, wire
 from servescope.client.clock import Offset, Timer, steady_process
+from servescope.client.counters import Counters
 from servescope.client.feed import Feed, Pending, Settings
-from servescope.client.http import Connection, tls_context
-from servescope.protocols import ProtocolFault
+from servescope.client.http import Connection
+from servescope.client.pool import READABLE, Pool
 
 SWEEP_NS = 20_000_000
 """How often deadlines, commands and counters are looked at."""
 SPIN_NS = 25_000
 """Waking takes about this long; the rest of the way to a due time is spent spinning."""
-CLOSES_AT_ONCE_NS = 50_000_000
-"""A server that closes an idle connection sooner than this does not really keep it alive."""
 BACK_OFF_NS = (10_000_000, 1_000_000_000)
 """A user whose connection is refused waits this long, doubling, instead of hammering."""
 _MAX_RETRIES = 1
-_IN = select.EPOLLIN | select.EPOLLRDHUP
 _STAMP = struct.Struct("qq")
 _NO_READS = array("q")
 
@@ -48,27 +46,20 @@ class Drive:
     def __init__(self, settings: Settings, page: memoryview, spool: int) -> None:
         self.settings, self.page, self.spool = settings, page, spool
         self.head = settings.head.encode("latin-1")
-        self.context = (
-            tls_context(settings.ca_file, verify=settings.verify) if settings.tls else None
-        )
         self.feed = Feed(settings.ahead)
         self.epoll = select.epoll()
         self.timer = Timer()
         self.offset = Offset()
-        self.connections: dict[int, Connection] = {}
-        self.idle: list[Connection] = []
+        self.pool = Pool(settings, self.epoll)
+        self.connections = self.pool.open
+        self.counters = Counters(page)
         self.busy = 0
         self.free: list[tuple[int, int]] = []
         """Heap of (due, user): users who wait for their next request."""
         self.slot_freed_ns = 0
-        self.single_use = False
         self.refused = 0
         self.start_ns = 0
         self.stopped = False
-        self.sent = self.finished = self.events = self.bytes = 0
-        self.kernel_stamps = 0
-        self.lag = [0] * wire.LAG_BINS
-        self.lag_max_ns = 0
         self._first_in_turn = False
         self._buffer = bytearray(256 << 10)
         self._buffers = [self._buffer]
@@ -115,12 +106,10 @@ class Drive:
     def _get_ready(self) -> None:
         """Warm connections and requests at hand, then wait for the common start."""
         for _ in range(self.settings.warm):
-            self._open_spare()
+            self.pool.connect_spare()
         deadline = time.monotonic_ns() + self.settings.connect_ns
         while not self.page[wire.START_NS]:
-            warming = any(c.connecting for c in self.connections.values())
-            if time.monotonic_ns() > deadline:
-                warming = False
+            warming = self.pool.connecting and time.monotonic_ns() < deadline
             if not warming and (self.feed.ended or self.feed.full):
                 self.page[wire.READY] = 1
             self._turn(0.001)
@@ -191,14 +180,13 @@ class Drive:
 
     def _start(self, asked: Pending) -> None:
         self.busy += 1
-        while self.idle:
-            connection = self.idle.pop()
-            if self.connections.get(connection.fd) is connection:
-                connection.assign(asked)
-                self._send(connection)
-                return
+        connection = self.pool.take()
+        if connection is not None:
+            connection.assign(asked)
+            self._send(connection)
+            return
         try:
-            self._connect().assign(asked)
+            self.pool.connect().assign(asked)
         except OSError as error:
             self._spool(asked, "connect", str(error), time.monotonic_ns())
             self._freed(asked.user, time.monotonic_ns(), refused=True)
@@ -212,28 +200,11 @@ class Drive:
             return
         first = self.settings.first_token_ns if self.settings.stream else self.settings.total_ns
         connection.deadline_ns = connection.sent_ns + first
-        self.sent += connection.asked.attempts == 1
+        self.counters.sent += connection.asked.attempts == 1
         if not whole:
-            self.epoll.modify(connection.fd, _IN | select.EPOLLOUT)
+            self.epoll.modify(connection.fd, READABLE | select.EPOLLOUT)
 
     # --- connections ----------------------------------------------------------------------------
-
-    def _connect(self) -> Connection:
-        connection = Connection(self.settings, self.context)
-        self.connections[connection.fd] = connection
-        self.epoll.register(connection.fd, _IN | select.EPOLLOUT)
-        return connection
-
-    def _open_spare(self) -> None:
-        try:
-            self._connect()
-        except OSError:
-            return  # the request that would have used it says why
-
-    def _drop(self, connection: Connection) -> None:
-        del self.connections[connection.fd]
-        self.epoll.unregister(connection.fd)
-        connection.sock.close()
 
     def _serve(self, connection: Connection, mask: int) -> None:
         if connection.connecting:
@@ -242,7 +213,7 @@ class Drive:
         if mask & select.EPOLLOUT:
             try:
                 if connection.flush():
-                    self.epoll.modify(connection.fd, _IN)
+                    self.epoll.modify(connection.fd, READABLE)
             except OSError as error:
                 self._broken(connection, "reset", str(error), time.monotonic_ns())
                 return
@@ -255,17 +226,17 @@ class Drive:
         except OSError as error:
             tls = isinstance(error, ssl.SSLError)
             if connection.asked is None:
-                self._drop(connection)
+                self.pool.drop(connection)
             else:
                 self._finish(connection, "tls" if tls else "connect", str(error), _now())
             return
         self.refused = 0
         # Level-triggered: were write readiness left on during a TLS handshake, the loop would spin.
-        self.epoll.modify(connection.fd, _IN)
+        self.epoll.modify(connection.fd, READABLE)
         if not done:
             return
         if connection.asked is None:
-            self.idle.append(connection)
+            self.pool.idle.append(connection)
         else:
             connection.asked.connect_ns += _now() - connection.begun_ns
             self._send(connection)
@@ -285,7 +256,7 @@ class Drive:
             at = seconds * 1_000_000_000 + ns + self.offset.ns
             if self._first_in_turn:
                 self._first_in_turn = False
-                self._note_lag(time.monotonic_ns() - at)
+                self.counters.note_lag(time.monotonic_ns() - at)
         else:
             at = time.monotonic_ns()
         if size == 0:
@@ -293,49 +264,27 @@ class Drive:
             return
         data = connection.decrypt(self._view[:size])
         if connection.sent_ns < 0:
-            if self.context is None:
-                self._drop(connection)  # bytes that nobody asked for; under TLS, session tickets
+            if not self.settings.tls:
+                self.pool.drop(connection)  # bytes that nobody asked for; under TLS, session tickets
             return
         connection.raw += data
         connection.reads.append(at)
         connection.reads.append(len(connection.raw))
-        if self.context is None:
+        if not self.settings.tls:
             connection.events += self._buffer.count(b"data:", 0, size)
         else:
             connection.events += bytes(data).count(b"data:")
-        self._judge(connection, at)
-
-    def _judge(self, connection: Connection, at: int) -> None:
-        """End the exchange when its response is whole, or beyond a limit."""
-        assert connection.asked is not None  # noqa: S101 (for the type checker)
-        try:
-            whole = connection.whole()
-        except ProtocolFault as fault:
-            self._finish(connection, fault.kind, str(fault), at)
-            return
-        if whole:
-            self._finish(connection, "ended", "", at)
-        elif connection.events > connection.asked.limit:
-            self._finish(connection, "overrun", f"more than {connection.asked.limit} events", at)
-        elif len(connection.raw) > self.settings.max_bytes:
-            detail = f"more than {self.settings.max_bytes:,} bytes"
-            self._finish(connection, "too_large", detail, at)
-
-    def _note_lag(self, lag: int) -> None:
-        self.kernel_stamps += 1
-        lag = max(lag, 0)
-        self.lag[wire.lag_bin(lag)] += 1
-        self.lag_max_ns = max(self.lag_max_ns, lag)
+        verdict = limits.verdict(connection, self.settings)
+        if verdict is not None:
+            self._finish(connection, *verdict, at)
 
     def _closed(self, connection: Connection, at: int) -> None:
-        if connection.sent_ns >= 0:
+        if connection.sent_ns < 0:
+            self.pool.closed_idle(connection, at, replace=not self.stopped)
+        elif connection.taken_in():
+            self._finish(connection, "closed", "", at)
+        else:
             self._broken(connection, "closed", "", at)
-            return
-        if connection.used and at - connection.idle_since_ns < CLOSES_AT_ONCE_NS:
-            self.single_use = True
-        self._drop(connection)
-        if connection.used and not self.stopped and len(self.connections) < self.settings.warm:
-            self._open_spare()
 
     def _broken(self, connection: Connection, fate: str, detail: str, at: int) -> None:
         """The connection died under a request.
@@ -345,37 +294,34 @@ class Drive:
         """
         asked = connection.asked
         if asked is None:
-            self._drop(connection)
+            self.pool.drop(connection)
             return
         fresh = not connection.used or asked.attempts > _MAX_RETRIES
         if fresh or connection.raw:
             self._finish(connection, fate, detail, at)
             return
-        if connection.sent_ns - connection.idle_since_ns < CLOSES_AT_ONCE_NS:
-            self.single_use = True
+        self.pool.note_close(connection, connection.sent_ns)
         asked.attempts += 1
         asked.connect_ns += at - connection.sent_ns
-        self._drop(connection)
+        self.pool.drop(connection)
         self.busy -= 1
-        idle, self.idle = self.idle, []  # the others may be as dead
+        idle, self.pool.idle = self.pool.idle, []  # the others may be as dead
         self._start(asked)
-        self.idle += idle
+        self.pool.idle += idle
 
     # --- ending ---------------------------------------------------------------------------------
 
     def _finish(self, connection: Connection, fate: str, detail: str, at: int) -> None:
         asked = connection.asked
         assert asked is not None  # noqa: S101 (for the type checker)
-        self.events += connection.events
-        self.bytes += len(connection.raw)
+        self.counters.events += connection.events
+        self.counters.bytes += len(connection.raw)
         self._spool(asked, fate, detail, at, connection.sent_ns, connection.reads, connection.raw)
         connection.used += 1
-        if fate == "ended" and connection.reusable() and not self.single_use:
-            connection.assign(None)
-            connection.idle_since_ns = at
-            self.idle.append(connection)
+        if fate == "ended":
+            self.pool.give_back(connection, at)
         else:
-            self._drop(connection)
+            self.pool.drop(connection)
         self._freed(asked.user, at, refused=fate in ("connect", "timeout_connect"))
 
     def _spool(
@@ -395,7 +341,7 @@ class Drive:
         frame = memoryview(wire.pack_exchange(numbers, detail, reads, raw))
         while frame:
             frame = frame[os.write(self.spool, frame) :]
-        self.finished += 1
+        self.counters.finished += 1
 
     def _freed(self, user: int, at: int, *, refused: bool) -> None:
         self.busy -= 1
@@ -418,6 +364,7 @@ class Drive:
 
     def _sweep(self, now: int) -> None:
         self.offset.refresh()
+        self.counters.clock_steps = self.offset.steps
         self._unpause()
         self._publish()
         if self.page[wire.STOP]:
@@ -429,7 +376,7 @@ class Drive:
             self._give_up_held(now, "not sent: the cap on concurrency was reached to the end")
         for connection in list(self.connections.values()):
             if connection.asked is not None or connection.connecting:
-                self._check_deadlines(connection, now)
+                self._end_overdue(connection, now)
 
     def _give_up_held(self, now: int, why: str) -> None:
         queue = self.feed.queue
@@ -438,52 +385,21 @@ class Drive:
             pending.due_ns += self.start_ns
             self._spool(pending, "cancelled", why, now)
 
-    def _check_deadlines(self, connection: Connection, now: int) -> None:
-        limits = self.settings
-        if connection.connecting:
-            if now - connection.begun_ns < limits.connect_ns:
-                return
-            if connection.asked is None:
-                self._drop(connection)
-            else:
-                self._finish(connection, "timeout_connect", _after(limits.connect_ns), now)
-        elif now - connection.sent_ns > limits.total_ns:
-            self._finish(connection, "timeout_total", _after(limits.total_ns), now)
-        elif now > connection.deadline_ns:
-            self._check_progress(connection, now)
-
-    def _check_progress(self, connection: Connection, now: int) -> None:
-        """Bytes are no progress: keep-alive comments or role chunks may come for ever."""
-        from servescope.client.answer import last_content_ns  # noqa: PLC0415 (rare and heavy)
-
-        limits = self.settings
-        last = last_content_ns(limits.protocol, bytes(connection.raw), connection.reads)
-        if last is None:
-            detail = _after(limits.first_token_ns)
-            self._finish(connection, "timeout_first_token", detail, now)
-        elif now - last > limits.between_tokens_ns:
-            self._finish(connection, "stalled", _after(limits.between_tokens_ns), now)
+    def _end_overdue(self, connection: Connection, now: int) -> None:
+        verdict = limits.overdue(connection, self.settings, now)
+        if verdict is None:
+            return
+        if connection.asked is None:
+            self.pool.drop(connection)
         else:
-            connection.deadline_ns = last + limits.between_tokens_ns
+            self._finish(connection, *verdict, now)
 
     def _publish(self) -> None:
-        page = self.page
-        page[wire.SENT], page[wire.FINISHED] = self.sent, self.finished
-        page[wire.IN_FLIGHT] = self.busy
-        page[wire.EVENTS], page[wire.BYTES] = self.events, self.bytes
-        page[wire.KERNEL_CLOCK] = int(self.kernel_stamps > 0)
-        page[wire.CLOCK_STEPS] = self.offset.steps
-        page[wire.LAG_MAX_NS] = self.lag_max_ns
-        for index, count in enumerate(self.lag):
-            if count:
-                page[wire.LAG + index] = count
+        self.counters.in_flight = self.busy
+        self.counters.publish()
 
 
 _now = time.monotonic_ns
-
-
-def _after(ns: int) -> str:
-    return f"after {ns / 1e9:g} s"
 
 
 def _read_line() -> bytes:

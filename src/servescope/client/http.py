@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import ssl
+import termios
 import time
 from array import array
 from typing import TYPE_CHECKING
@@ -30,7 +32,7 @@ class Connection:
     __slots__ = (
         *("_end_at", "_incoming", "_outgoing", "_tls", "_walked", "_walker"),
         *("asked", "begun_ns", "connecting", "deadline_ns", "events", "fd", "head"),
-        *("idle_since_ns", "raw", "reads", "sent_ns", "sock", "unsent", "used"),
+        *("idle_since_ns", "most_events", "raw", "reads", "sent_ns", "sock", "unsent", "used"),
     )
 
     def __init__(self, settings: Settings, context: ssl.SSLContext | None) -> None:
@@ -70,6 +72,7 @@ class Connection:
         self.reads = array("q")
         self.head: Head | None = None
         self.events = 0
+        self.most_events = 0 if asked is None else asked.limit
         self._walker: Chunks | None = None
         self._walked = 0
         self._end_at = UNTIL_CLOSE
@@ -173,6 +176,15 @@ class Connection:
         if head.chunked:
             self._walker = Chunks()
         return True
+
+    def taken_in(self) -> bool:
+        """Whether all that was sent has reached the server.
+
+        Where the server has closed, it then did so in answer to the request. Otherwise the two
+        crossed on their way: it had closed an idle connection and has not seen the request.
+        """
+        unacknowledged = fcntl.ioctl(self.sock, termios.TIOCOUTQ, bytes(4))
+        return not any(unacknowledged)
 
     def reusable(self) -> bool:
         """Whether another request may follow the exchange that just ended."""

@@ -11,6 +11,8 @@ from servescope.protocols import ProtocolFault
 MAX_HEAD_BYTES = 256 << 10
 MAX_LINE_BYTES = 64 << 10
 MAX_BODY_BYTES = 64 << 20
+MAX_RATIO, RATIO_FREE_BYTES = 256, 1 << 20
+"""A compressed body may grow by this factor; the first megabyte of it, by any."""
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -98,7 +100,7 @@ class BodyReader:
         if coding not in ("identity", "", "gzip", "x-gzip", "deflate"):
             raise ProtocolFault("protocol", f"content-encoding {coding[:40]!r} was not asked for")
         self._inflate = zlib.decompressobj(47) if coding in ("gzip", "x-gzip", "deflate") else None
-        self._inflated = 0
+        self._deflated = self._inflated = 0
 
     def feed(self, data: bytes) -> bytes:
         """The content in `data`. Raises ProtocolFault."""
@@ -123,13 +125,17 @@ class BodyReader:
 
     def _decompress(self, data: bytes) -> bytes:
         assert self._inflate is not None  # noqa: S101 (for the type checker)
+        self._deflated += len(data)
+        most = min(MAX_BODY_BYTES, max(RATIO_FREE_BYTES, MAX_RATIO * self._deflated))
         try:
-            content = self._inflate.decompress(data, MAX_BODY_BYTES - self._inflated + 1)
+            content = self._inflate.decompress(data, most - self._inflated + 1)
         except zlib.error as error:
             raise ProtocolFault("protocol", f"bad compressed body: {error}") from None
         self._inflated += len(content)
-        if self._inflated > MAX_BODY_BYTES:
-            raise ProtocolFault("too_large", f"body above {MAX_BODY_BYTES:,} bytes decompressed")
+        if self._inflated > most:
+            raise ProtocolFault(
+                "too_large", f"{self._deflated:,} bytes decompress to more than {most:,}"
+            )
         return content
 
 

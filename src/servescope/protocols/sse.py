@@ -55,6 +55,9 @@ class EventStream:
     def _keep(self, data: bytes) -> None:
         self._parts.append(data)
         self._size += len(data)
+        self._check_size()
+
+    def _check_size(self) -> None:
         if self._size > MAX_EVENT_BYTES:
             raise ProtocolFault("too_large", f"an event is larger than {MAX_EVENT_BYTES:,} bytes")
 
