@@ -14,7 +14,8 @@ def main() -> int:
     with llamacpp.started(llamacpp.SMOLLM2, slots=4, context=4096, alias="SmolLM2-135M") as url:
         command = ["run", url, *OPTIONS]
         print(f"demo: servescope {' '.join(command)}", flush=True)
-        return subprocess.run([sys.executable, "-m", "servescope", *command], check=False).returncode
+        done = subprocess.run([sys.executable, "-m", "servescope", *command], check=False)
+    return done.returncode
 
 
 if __name__ == "__main__":

@@ -19,8 +19,10 @@ TIMES = st.integers(min_value=0, max_value=10**15)
 def records(draw):
     chunks = draw(st.lists(TIMES, max_size=6))
     tokens = st.one_of(
-        st.none(), st.integers(1, 9), st.lists(st.integers(0, 9), min_size=len(chunks), max_size=len(chunks))
-    )  # fmt: skip
+        st.none(),
+        st.integers(1, 9),
+        st.lists(st.integers(0, 9), min_size=len(chunks), max_size=len(chunks)),
+    )
     return Record(
         request=draw(st.integers(0, 1000)),
         stage=draw(st.integers(-1, 3)),

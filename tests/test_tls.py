@@ -1,4 +1,4 @@
-"""Endpoints behind TLS: verified unless the user says otherwise, and timed as well as plain ones."""
+"""Endpoints behind TLS: verified unless the user says otherwise, and timed like plain ones."""
 
 import pytest
 

@@ -10,7 +10,6 @@ import difflib
 import importlib
 import pkgutil
 from functools import cache
-from importlib.metadata import entry_points
 from typing import Any
 
 import msgspec
@@ -21,6 +20,8 @@ from servescope.errors import BadInput
 @cache
 def find(package: str) -> dict[str, type[msgspec.Struct]]:
     """Every tagged struct in the modules of `package` and in its entry-point group, by tag."""
+    from importlib.metadata import entry_points  # noqa: PLC0415 (13 ms, and not for every command)
+
     home = importlib.import_module(package)
     found: dict[str, type[msgspec.Struct]] = {}
     for info in pkgutil.iter_modules(home.__path__):
@@ -30,6 +31,7 @@ def find(package: str) -> dict[str, type[msgspec.Struct]]:
         for value in vars(module).values():
             if _tag(value) and value.__module__ == module.__name__:
                 found[_tag(value)] = value
+
     for entry in entry_points(group=package):
         value = entry.load()
         found[_tag(value) or entry.name] = value

@@ -12,11 +12,12 @@ import time
 import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple
 
 import msgspec
 
-from tests.support.served import Peer, Request, Script, Served, sleep_until
+from tests.support.served import Peer, Request, Script, Served, healthy, sleep_until
 
 TOKENS, FIRST_S, GAP_S = 10, 0.05, 0.01
 USAGE = {"prompt_tokens": 20, "completion_tokens": TOKENS, "total_tokens": 20 + TOKENS}
@@ -183,7 +184,7 @@ async def split(line: Line) -> None:
         field_end = data.index(b"data: ") + len(b"data: ")
         character = data.find("€".encode()) + 1 or field_end + 3
         cuts = [0, 1, field_end, character, len(data) - 3, len(data)]
-        for start, end in zip(cuts, cuts[1:], strict=False):
+        for start, end in pairwise(cuts):
             part = Piece(piece.at_s, data[start:end], piece.content and end == cuts[-2])
             await line.play([part], line.peer.send)
             await asyncio.sleep(0.0005)
@@ -224,6 +225,9 @@ class Fault:
     tokens: int = TOKENS
     requests: int = 16
     options: dict[str, object] = field(default_factory=dict)
+    """Of the run."""
+    server: dict[str, object] = field(default_factory=dict)
+    """Options of the server."""
 
 
 def _mapped(change: Callable[[bytes], bytes]) -> Act:
@@ -266,6 +270,7 @@ def _cut(after: int = 4) -> list[Piece]:
 
 _ERROR = b'{"error":{"message":"the engine is out of blocks","type":"InternalServerError"}}'
 _HTML = b"<html><body><script>alert(1)</script>Service Unavailable</body></html>"
+_EMPTY = b'{"object":"list","data":[]}'
 _FIVE = USAGE | {"completion_tokens": 5}
 _BAD_UTF8 = event({"content": " @"}).replace(b"@", b"\xff\xfe")
 _PROTOCOL, _INCOMPLETE = ("failed:protocol",), ("failed:incomplete",)
@@ -295,7 +300,7 @@ FAULTS: dict[str, Fault] = {
         _ERROR_EVENT,
         "the engine is out of blocks",
     ),
-    "cut_fin": Fault(then(streamed(_cut(), end=b""), Peer.close), _INCOMPLETE, "after 4 chunks"),
+    "cut_fin": Fault(then(streamed(_cut(), end=b""), Peer.close), _INCOMPLETE, "cut after its first token"),
     "cut_clean": Fault(streamed(_cut()), _INCOMPLETE, "without a finish reason"),
     "no_done": Fault(streamed(answer()[:-1])),
     "cut_rst": Fault(then(streamed(_cut(), end=b""), Peer.reset), _INCOMPLETE, "reset by peer"),
@@ -348,18 +353,21 @@ FAULTS: dict[str, Fault] = {
         "location: /elsewhere",
     ),
     "gzip": Fault(gzipped, all=True),
-    "models_empty": Fault(streamed(answer()), all=True, options={"model": "paced"}),
+    "models_empty": Fault(
+        streamed(answer()), all=True, options={"model": "paced"}, server={"models": _EMPTY}
+    ),
     "empty_stream": Fault(streamed([Piece(0, DONE)]), ("failed:empty",), "without a token"),
     "empty_body": Fault(whole(200, b"", "text/event-stream"), ("failed:empty",), "without a token"),
 }
 
 
 class FaultyServed(Served):
-    """A server of one fault: one measured request in four meets it, or all do and the probes too."""
+    """A server of one fault: one measured request in four meets it, or all do, probes too."""
 
-    def __init__(self, fault: Fault, *, every: int = 4, models: bytes | None = None) -> None:
-        super().__init__(self._act, tokenize=True)
-        self.fault, self.every, self.models = fault, 1 if fault.all else every, models
+    def __init__(self, fault: Fault, **options: object) -> None:
+        probe = self._act if fault.all else healthy(0, 0)
+        super().__init__(self._act, probe=probe, tokenize=True, **options)
+        self.fault, self.every = fault, 1 if fault.all else 4
         self.first_ns: dict[int, int] = {}
         """When the first content of each measured answer left."""
 
@@ -368,15 +376,8 @@ class FaultyServed(Served):
 
     async def _act(self, request: Request, peer: Peer) -> None:
         act = self.fault.act if self.meets(request.number) else streamed(answer())
-        await act(Line(request, peer, self.first_ns))
-
-    async def _answer(self, request: Request, peer: Peer) -> None:
-        if request.path == "/v1/models" and self.models is not None:
-            await peer.whole(200, self.models)
-        elif request.probe and self.fault.all and b'"stream":true' in request.body:
-            await self.fault.act(Line(request, peer, {}))
-        else:
-            await super()._answer(request, peer)
+        first_ns = {} if request.probe else self.first_ns
+        await act(Line(request, peer, first_ns))
 
     def true_ttft_s(self) -> float:
         """Mean over the answers that should be in the figures."""
@@ -394,7 +395,7 @@ class VanishingServed(Served):
         self.at_request, self.away_s = at_request, away_s
         self.answered = 0
         self.back_ns = 0
-        self._open: set[Peer] = set()
+        self._open: list[Peer] = []
 
     async def _act(self, request: Request, peer: Peer) -> None:
         if request.number == self.at_request:
@@ -415,16 +416,15 @@ class VanishingServed(Served):
         self.port = self._listener.sockets[0].getsockname()[1]
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        peer = Peer(reader, writer)
-        self._open.add(peer)
+        self._open.append(Peer(reader, writer))
         await super()._connection(reader, writer)
-        self._open.discard(peer)
 
     async def _vanish(self) -> None:
         await asyncio.sleep(FIRST_S)
         self._listener.close()
         for peer in self._open:
-            peer.reset()
+            if not peer.writer.is_closing():
+                peer.reset()
         await asyncio.sleep(self.away_s)
         await self._listen()
         self.back_ns = time.monotonic_ns()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import msgspec
@@ -21,6 +22,7 @@ from servescope.protocols.http1 import BodyReader, Head, parse_head
 from servescope.records import CANCELLED, COMPLETED, TRUNCATED, Record
 
 REASON_CHARS = 500
+_TELLING = ("location", "retry-after", "www-authenticate")
 CONTRADICTION = 1.5
 """Usage that differs by more than this factor from what came is not believed."""
 
@@ -256,7 +258,7 @@ def _fill_content(
     result.answer_sha256 = hashlib.sha256(encoded).hexdigest()[:16]
     if asked.prompt is not None:
         result.answer = text
-    result.chunk_ns = [at[0] - origin_ns, *(b - a for a, b in zip(at, at[1:], strict=False))]
+    result.chunk_ns = [at[0] - origin_ns, *(b - a for a, b in pairwise(at))]
     result.merged_chunks = reading.merged
     if reading.first_output_at is not None:
         result.first_output_ns = reading.first_output_at - origin_ns
@@ -285,7 +287,7 @@ def _chunk_tokens(totals: list[int | None], output_tokens: int | None) -> list[i
     if any(total is None for total in totals):
         return None
     running = [0, *(total for total in totals if total is not None)]
-    each = [b - a for a, b in zip(running, running[1:], strict=False)]
+    each = [b - a for a, b in pairwise(running)]
     if min(each) < 0:
         return None
     return each[0] if min(each) == max(each) else each
@@ -323,7 +325,7 @@ def _outcome(exchange: Exchange, reading: Reading, result: Record, asked: Asked)
 def _cut(exchange: Exchange, reading: Reading) -> str:
     if not exchange.raw:
         return "the connection was closed without an answer"
-    return f"the body was cut after {len(reading.chunk_at)} chunks of content"
+    return f"the body was cut {'after' if reading.chunk_at else 'before'} its first token"
 
 
 def _http_class(status: int) -> str:
@@ -334,9 +336,8 @@ def _http_class(status: int) -> str:
 
 def _http_reason(head: Head, reading: Reading) -> str:
     parts = [f"HTTP {head.status}"]
-    for name in ("location", "retry-after", "www-authenticate"):
-        if name in head.headers:
-            parts.append(f"{name}: {head.headers[name][:200]}")
+    shown = [name for name in _TELLING if name in head.headers]
+    parts += [f"{name}: {head.headers[name][:200]}" for name in shown]
     if reading.error:
         parts.append(reading.error)
     return "; ".join(parts)[:REASON_CHARS]

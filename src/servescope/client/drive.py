@@ -1,21 +1,19 @@
 """The load loop: offers requests to an endpoint at their due times and keeps raw bytes and times.
 
-A process of its own (`python -m servescope.client.drive PAGE_FD SPOOL_FD`, requests on standard
-input), with the standard library alone and no asyncio, so that nothing else runs in it: decoding,
-progress and collectors live elsewhere. Per event it takes the kernel's stamp, keeps the bytes, counts
-events in C and applies a cheap test for the end. See `wire.py` for what passes in and out.
+A process of its own (`python -m servescope.client.drive PAGE_FD SPOOL_FD PARENT_PID`, requests on
+standard input), without asyncio, so that nothing else runs in it: decoding, progress and collectors
+live elsewhere. Per event it takes the kernel's stamp, keeps the bytes, counts events in C and
+applies a cheap test for the end. See `wire.py` for what passes in and out.
 """
 
 from __future__ import annotations
 
 import gc
 import heapq
-import json
 import mmap
 import os
 import select
 import signal
-import socket
 import ssl
 import struct
 import sys
@@ -25,7 +23,7 @@ from array import array
 from servescope.client import limits, wire
 from servescope.client.clock import Offset, Timer, steady_process
 from servescope.client.counters import Counters
-from servescope.client.feed import Feed, Pending, Settings
+from servescope.client.feed import Feed, Pending, Settings, read_settings
 from servescope.client.http import Connection
 from servescope.client.pool import READABLE, Pool
 
@@ -37,7 +35,7 @@ BACK_OFF_NS = (10_000_000, 1_000_000_000)
 """A user whose connection is refused waits this long, doubling, instead of hammering."""
 _MAX_RETRIES = 1
 _STAMP = struct.Struct("qq")
-_NO_READS = array("q")
+_UNSENT = (-1, array("q"), bytearray())
 
 
 class Drive:
@@ -45,9 +43,9 @@ class Drive:
 
     def __init__(self, settings: Settings, page: memoryview, spool: int) -> None:
         self.settings, self.page, self.spool = settings, page, spool
-        self.head = settings.head.encode("latin-1")
-        self.feed = Feed(settings.ahead)
         self.epoll = select.epoll()
+        self.head = settings.head.encode("latin-1")
+        self.feed = Feed(settings.ahead, self.epoll)
         self.timer = Timer()
         self.offset = Offset()
         self.pool = Pool(settings, self.epoll)
@@ -69,8 +67,7 @@ class Drive:
 
     def run(self) -> None:
         """Warm up, wait for the start, offer the load, end."""
-        os.set_blocking(0, False)
-        self.epoll.register(0, select.EPOLLIN)
+        self.feed.resume()
         self.epoll.register(self.timer.fd, select.EPOLLIN)
         self._get_ready()
         gc.collect()
@@ -90,7 +87,7 @@ class Drive:
         self.page[wire.CPU_NS] = time.process_time_ns() - cpu
         self.page[wire.WALL_NS] = time.monotonic_ns() - wall
         self.page[wire.UNSENT] = len(self.feed.queue)
-        self._publish()
+        self.counters.publish(self.busy)
 
     def _turn(self, timeout_s: float) -> None:
         self._first_in_turn = True
@@ -101,7 +98,7 @@ class Drive:
             elif fd == self.timer.fd:
                 self.timer.clear()
             elif fd == 0:
-                self._fed()
+                self.feed.read()
 
     def _get_ready(self) -> None:
         """Warm connections and requests at hand, then wait for the common start."""
@@ -125,17 +122,6 @@ class Drive:
         if self.busy:
             return False
         return self.stopped or (self.feed.ended and not self.feed.queue)
-
-    def _fed(self) -> None:
-        self.feed.read()
-        if self.feed.ended or self.feed.full:
-            self.epoll.unregister(0)
-            self.feed.paused = True
-
-    def _unpause(self) -> None:
-        if self.feed.paused and not self.feed.ended and not self.feed.full:
-            self.epoll.register(0, select.EPOLLIN)
-            self.feed.paused = False
 
     # --- offering -------------------------------------------------------------------------------
 
@@ -228,7 +214,9 @@ class Drive:
             if connection.asked is None:
                 self.pool.drop(connection)
             else:
-                self._finish(connection, "tls" if tls else "connect", str(error), _now())
+                self._finish(
+                    connection, "tls" if tls else "connect", str(error), time.monotonic_ns()
+                )
             return
         self.refused = 0
         # Level-triggered: were write readiness left on during a TLS handshake, the loop would spin.
@@ -238,7 +226,7 @@ class Drive:
         if connection.asked is None:
             self.pool.idle.append(connection)
         else:
-            connection.asked.connect_ns += _now() - connection.begun_ns
+            connection.asked.connect_ns += time.monotonic_ns() - connection.begun_ns
             self._send(connection)
 
     # --- receiving ------------------------------------------------------------------------------
@@ -249,7 +237,7 @@ class Drive:
         except BlockingIOError:
             return
         except OSError as error:
-            self._broken(connection, "reset", error.strerror or str(error), _now())
+            self._broken(connection, "reset", error.strerror or str(error), time.monotonic_ns())
             return
         if ancillary:
             seconds, ns = _STAMP.unpack(ancillary[0][2])
@@ -265,7 +253,9 @@ class Drive:
         data = connection.decrypt(self._view[:size])
         if connection.sent_ns < 0:
             if not self.settings.tls:
-                self.pool.drop(connection)  # bytes that nobody asked for; under TLS, session tickets
+                self.pool.drop(
+                    connection
+                )  # bytes that nobody asked for; under TLS, session tickets
             return
         connection.raw += data
         connection.reads.append(at)
@@ -316,7 +306,7 @@ class Drive:
         assert asked is not None  # noqa: S101 (for the type checker)
         self.counters.events += connection.events
         self.counters.bytes += len(connection.raw)
-        self._spool(asked, fate, detail, at, connection.sent_ns, connection.reads, connection.raw)
+        self._spool(asked, fate, detail, at, carried=connection)
         connection.used += 1
         if fate == "ended":
             self.pool.give_back(connection, at)
@@ -325,15 +315,11 @@ class Drive:
         self._freed(asked.user, at, refused=fate in ("connect", "timeout_connect"))
 
     def _spool(
-        self,
-        asked: Pending,
-        fate: str,
-        detail: str,
-        at: int,
-        sent_ns: int = -1,
-        reads: array[int] = _NO_READS,
-        raw: bytes | bytearray = b"",
+        self, asked: Pending, fate: str, detail: str, at: int, *, carried: Connection | None = None
     ) -> None:
+        sent_ns, reads, raw = _UNSENT
+        if carried is not None:
+            sent_ns, reads, raw = carried.sent_ns, carried.reads, carried.raw
         numbers = (
             *(asked.request, wire.FATES.index(fate), asked.attempts, asked.due_ns),
             *(sent_ns, asked.connect_ns, asked.held_ns, at),
@@ -365,8 +351,8 @@ class Drive:
     def _sweep(self, now: int) -> None:
         self.offset.refresh()
         self.counters.clock_steps = self.offset.steps
-        self._unpause()
-        self._publish()
+        self.feed.resume()
+        self.counters.publish(self.busy)
         if self.page[wire.STOP]:
             self.stopped = True
             self._give_up_held(now, "not sent: the run was interrupted")
@@ -394,34 +380,17 @@ class Drive:
         else:
             self._finish(connection, *verdict, now)
 
-    def _publish(self) -> None:
-        self.counters.in_flight = self.busy
-        self.counters.publish()
-
-
-_now = time.monotonic_ns
-
-
-def _read_line() -> bytes:
-    line = bytearray()
-    while not line.endswith(b"\n"):
-        piece = os.read(0, 1)
-        if not piece:
-            raise SystemExit("no settings")
-        line += piece
-    return bytes(line)
-
 
 def main() -> None:
     """Entry of the load process."""
     steady_process()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the conductor tells us when to stop
-    page_fd, spool = int(sys.argv[1]), int(sys.argv[2])
+    page_fd, spool, parent = map(int, sys.argv[1:])
+    if os.getppid() != parent:
+        raise SystemExit("the conductor died before this process could know that it should too")
     page = memoryview(mmap.mmap(page_fd, wire.PAGE_BYTES)).cast("q")
-    settings = json.loads(_read_line())
-    settings["family"] = socket.AddressFamily(settings["family"])
-    Drive(Settings(**settings), page, spool).run()
+    Drive(read_settings(), page, spool).run()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import select
+import socket
 from collections import deque
 from dataclasses import dataclass
 
@@ -61,16 +64,28 @@ class Pending:
 class Feed:
     """Requests from the pipe, a bounded number of bytes ahead."""
 
-    def __init__(self, ahead: int) -> None:
-        self.ahead = ahead
+    def __init__(self, ahead: int, epoll: select.epoll) -> None:
+        self.ahead, self._epoll = ahead, epoll
         self.queue: deque[Pending] = deque()
         self.ended = False
-        self.paused = False
+        self._paused = True
         self._rest = bytearray()
         self._bytes = 0
 
+    def resume(self) -> None:
+        """Watch the pipe, if more is wanted of it."""
+        if self._paused and not self.ended and not self.full:
+            self._epoll.register(0, select.EPOLLIN)
+            self._paused = False
+
     def read(self) -> None:
-        """Take what the pipe has."""
+        """Take what the pipe has; watch it no more where that is enough."""
+        self._read()
+        if self.ended or self.full:
+            self._epoll.unregister(0)
+            self._paused = True
+
+    def _read(self) -> None:
         try:
             data = os.read(0, 1 << 20)
         except BlockingIOError:
@@ -99,3 +114,17 @@ class Feed:
     def full(self) -> bool:
         """Whether enough is at hand."""
         return self._bytes >= FEED_BYTES or len(self.queue) >= self.ahead
+
+
+def read_settings() -> Settings:
+    """The first line of the pipe, before it is fed."""
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        piece = os.read(0, 1)  # no byte too many: requests follow
+        if not piece:
+            raise SystemExit("no settings")
+        line += piece
+    settings = json.loads(line)
+    settings["family"] = socket.AddressFamily(settings["family"])
+    os.set_blocking(0, False)
+    return Settings(**settings)

@@ -9,6 +9,7 @@ import ssl
 import termios
 import time
 from array import array
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from servescope.client.clock import SO_TIMESTAMPNS
@@ -50,9 +51,8 @@ class Connection:
             self.sock.setblocking(False)
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-            code = self.sock.connect_ex(tuple(settings.address))
-            if code not in (0, 115):  # EINPROGRESS
-                raise OSError(code, os.strerror(code))
+            with suppress(BlockingIOError):  # it goes on by itself
+                self.sock.connect(tuple(settings.address))
         except OSError:
             self.sock.close()
             raise

@@ -70,7 +70,12 @@ class Worker:
         self._read = 0
         descriptors = (self._page_file.fileno(), self._spool.fileno())
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "servescope.client.drive", *map(str, descriptors)],
+            [
+                sys.executable,
+                "-m",
+                "servescope.client.drive",
+                *map(str, (*descriptors, os.getpid())),
+            ],
             stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
             pass_fds=descriptors,

@@ -55,9 +55,9 @@ def parse_head(data: bytes | bytearray) -> Head | None:
     start = 0
     while True:
         end = data.find(b"\r\n\r\n", start)
+        if (len(data) if end < 0 else end) - start > MAX_HEAD_BYTES:
+            raise ProtocolFault("too_large", f"response head above {MAX_HEAD_BYTES:,} bytes")
         if end < 0:
-            if len(data) - start > MAX_HEAD_BYTES:
-                raise ProtocolFault("too_large", f"response head above {MAX_HEAD_BYTES:,} bytes")
             if len(data) >= 5 and not data.startswith(b"HTTP/", 0, 5):
                 raise ProtocolFault("protocol", f"not HTTP: {bytes(data[:80])!r}")
             return None
@@ -133,9 +133,8 @@ class BodyReader:
             raise ProtocolFault("protocol", f"bad compressed body: {error}") from None
         self._inflated += len(content)
         if self._inflated > most:
-            raise ProtocolFault(
-                "too_large", f"{self._deflated:,} bytes decompress to more than {most:,}"
-            )
+            grown = f"{MAX_BODY_BYTES:,} bytes or {MAX_RATIO} times its size"
+            raise ProtocolFault("too_large", f"body decompresses to more than {grown}")
         return content
 
 
@@ -150,6 +149,7 @@ class Chunks:
         self._trailers = False
 
     def feed(self, data: bytes) -> bytes:
+        """The content in `data`. Raises ProtocolFault."""
         out: list[bytes] = []
         at, size = 0, len(data)
         if not self._need and self._rest:

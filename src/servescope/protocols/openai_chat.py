@@ -1,4 +1,4 @@
-"""OpenAI chat completions, `POST /v1/chat/completions`, as vLLM, SGLang, llama.cpp and TGI speak it.
+"""OpenAI chat completions, `POST /v1/chat/completions`, as vLLM, SGLang and llama.cpp speak it.
 
 Rules that the servers force on a reader: a first delta may hold only the role, with content absent,
 null or ""; the finish reason comes with the last token (vLLM) or in a chunk of its own (SGLang,

@@ -12,6 +12,7 @@ from servescope.protocols import ProtocolFault
 
 MAX_EVENT_BYTES = 16 << 20
 _BOM = b"\xef\xbb\xbf"
+_TOO_LARGE = f"an event is larger than {MAX_EVENT_BYTES:,} bytes"
 
 
 class EventStream:
@@ -21,6 +22,7 @@ class EventStream:
         self._parts: list[bytes] = []
         self._size = 0
         self._data: list[bytes] = []
+        self._data_size = 0
         self._skip_lf = False
         self._at_start = True
 
@@ -55,11 +57,8 @@ class EventStream:
     def _keep(self, data: bytes) -> None:
         self._parts.append(data)
         self._size += len(data)
-        self._check_size()
-
-    def _check_size(self) -> None:
         if self._size > MAX_EVENT_BYTES:
-            raise ProtocolFault("too_large", f"an event is larger than {MAX_EVENT_BYTES:,} bytes")
+            raise ProtocolFault("too_large", _TOO_LARGE)
 
     def _events(self, lines: list[bytes]) -> list[bytes]:
         events = []
@@ -67,9 +66,12 @@ class EventStream:
             if not line:
                 if self._data:
                     events.append(self._data[0] if len(self._data) == 1 else b"\n".join(self._data))
-                    self._data = []
+                    self._data, self._data_size = [], 0
             elif line.startswith(b"data:"):
                 self._data.append(line[6:] if line.startswith(b"data: ") else line[5:])
+                self._data_size += len(line)
+                if self._data_size > MAX_EVENT_BYTES:
+                    raise ProtocolFault("too_large", _TOO_LARGE)
             elif line == b"data":
                 self._data.append(b"")
         return events

@@ -1,0 +1,80 @@
+"""The connections of a load process: opened ahead, kept while idle, dropped when dead."""
+
+from __future__ import annotations
+
+import select
+
+from servescope.client.feed import Settings
+from servescope.client.http import Connection, tls_context
+
+READABLE = select.EPOLLIN | select.EPOLLRDHUP
+CLOSES_AT_ONCE_NS = 50_000_000
+"""A server that closes an idle connection sooner than this does not really keep it alive."""
+
+
+class Pool:
+    """All connections by their descriptors, and those that are free for a request."""
+
+    def __init__(self, settings: Settings, epoll: select.epoll) -> None:
+        self.settings, self.epoll = settings, epoll
+        self.context = (
+            tls_context(settings.ca_file, verify=settings.verify) if settings.tls else None
+        )
+        self.open: dict[int, Connection] = {}
+        self.idle: list[Connection] = []
+        self.single_use = False
+        """The server closes after each answer, whatever it says."""
+
+    @property
+    def connecting(self) -> bool:
+        """Whether some connections are not there yet."""
+        return any(connection.connecting for connection in self.open.values())
+
+    def connect(self) -> Connection:
+        """Begin a new connection. Raises OSError."""
+        connection = Connection(self.settings, self.context)
+        self.open[connection.fd] = connection
+        self.epoll.register(connection.fd, READABLE | select.EPOLLOUT)
+        return connection
+
+    def connect_spare(self) -> None:
+        """Begin one for a request to come."""
+        try:
+            self.connect()
+        except OSError:
+            return  # the request that would have used it says why
+
+    def take(self) -> Connection | None:
+        """A connection that is free, if there is one."""
+        while self.idle:
+            connection = self.idle.pop()
+            if self.open.get(connection.fd) is connection:
+                return connection
+        return None
+
+    def give_back(self, connection: Connection, at: int) -> None:
+        """Keep a connection whose exchange is over for the next one, if it may be used again."""
+        if self.single_use or not connection.reusable():
+            self.drop(connection)
+            return
+        connection.assign(None)
+        connection.idle_since_ns = at
+        self.idle.append(connection)
+
+    def drop(self, connection: Connection) -> None:
+        """Close a connection."""
+        del self.open[connection.fd]
+        self.epoll.unregister(connection.fd)
+        connection.sock.close()
+
+    def closed_idle(self, connection: Connection, at: int, *, replace: bool) -> None:
+        """The server closed a connection that carried nothing."""
+        self.note_close(connection, at)
+        self.drop(connection)
+        if replace and connection.used and len(self.open) < self.settings.warm:
+            self.connect_spare()
+
+    def note_close(self, connection: Connection, at: int) -> None:
+        """Learn from a close at `at` of a connection that was idle."""
+        if connection.used and at - connection.idle_since_ns < CLOSES_AT_ONCE_NS:
+            self.single_use = True

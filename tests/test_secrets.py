@@ -1,0 +1,162 @@
+"""Keys and passwords stay where they belong, and what a server says cannot drive a terminal."""
+
+import base64
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from servescope import cli
+from tests.support.command import QUICK, Command
+from tests.support.faults import answer, script, streamed, whole
+from tests.support.served import MODELS, Served
+
+KEY = "sk-correct-horse-battery-staple"
+PASSWORD = "pa55word-of-mine"
+PAIR = base64.b64encode(f"me:{PASSWORD}".encode()).decode()
+BEFORE_THE_CUT = 490
+"""So much of a reason is said before the key, which then stands across the place where it is cut."""
+
+
+def echo(request, pad):
+    """An error body that says what the server was sent."""
+    sent = request.headers.get("authorization", "nothing")
+    return json.dumps({"error": {"message": f"{'.' * pad} not allowed: {sent}"}}).encode()
+
+
+class Echo(Served):
+    """A server that echoes the key in the errors that it gives to one request in two."""
+
+    def __init__(self, probe_echoes=False):
+        probe = self._refuse if probe_echoes else None
+        super().__init__(self._act, tokenize=True, **({"probe": probe} if probe else {}))
+        self.command_lines = set()
+        self.keys = set()
+
+    async def _act(self, request, peer):
+        self.keys.add(request.headers.get("authorization"))
+        self.command_lines |= command_lines()
+        await (self._refuse if request.number % 2 else script(streamed(answer())))(request, peer)
+
+    async def _refuse(self, request, peer):
+        pad = BEFORE_THE_CUT if request.number % 4 == 1 else 0
+        await peer.whole(401, echo(request, pad))
+
+
+def command_lines():
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found.add(path.read_bytes())
+        except OSError:
+            continue  # it has ended
+    return found
+
+
+def everything_said(command, directory):
+    kept = [path.read_bytes() for path in directory.rglob("*") if path.is_file()]
+    return [command.out.encode(), command.err.encode(), *kept]
+
+
+@pytest.mark.parametrize("place", ["SERVESCOPE_API_KEY", "OPENAI_API_KEY", "--api-key-file"])
+@pytest.mark.parametrize("form", [("--format", "table"), ("--json",)], ids=["table", "json"])
+def test_a_key_reaches_the_server_and_no_file_no_output_and_no_command_line(tmp_path, place, form):
+    words, environment = [], {}
+    if place.startswith("--"):
+        (tmp_path / "key").write_text(f"{KEY}\n")
+        words = [place, tmp_path / "key"]
+    else:
+        environment = {place: KEY}
+    with Echo() as server:
+        command = Command(
+            *("run", server.url, *QUICK, "--requests", 8, *form, *words),
+            cwd=tmp_path,
+            **environment,
+        )
+        assert command.wait() == 0, command.err
+        assert server.keys == {f"Bearer {KEY}"}
+    assert "not allowed: Bearer ***" in command.out
+    said = everything_said(command, tmp_path / "runs")
+    assert len(said) > 4
+    assert not any(KEY[:8].encode() in text for text in [*said, *server.command_lines])
+
+
+def test_a_key_that_the_server_echoes_before_the_run_is_not_shown(tmp_path):
+    with Echo(probe_echoes=True) as server:
+        command = Command("run", server.url, *QUICK, cwd=tmp_path, SERVESCOPE_API_KEY=KEY)
+        assert command.wait() == 3
+    assert "not allowed: Bearer ***" in command.err
+    assert KEY not in command.err + command.out
+
+
+def test_user_and_password_of_a_url_reach_the_server_and_are_shown_nowhere(tmp_path):
+    with Echo() as server:
+        target = server.url.replace("://", f"://me:{PASSWORD}@")
+        command = Command("run", target, *QUICK, "--requests", 8, cwd=tmp_path)
+        assert command.wait() == 0, command.err
+        assert server.keys == {f"Basic {PAIR}"}
+    said = everything_said(command, tmp_path / "runs")
+    for secret in (PASSWORD, PAIR[:8]):
+        assert not any(secret.encode() in text for text in said)
+
+
+@pytest.mark.parametrize("url", ["http://me:{}@127.0.0.1:1", "http://me:{}@[bad", "me:{}@h:99999"])
+def test_a_password_is_in_no_message_about_a_bad_target(url, monkeypatch, capfd):
+    monkeypatch.setattr(sys, "argv", ["servescope", "run", url.format(PASSWORD)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code in (2, 3)
+    out, err = capfd.readouterr()
+    assert PASSWORD not in out + err
+    assert err.count("\n") == 1
+
+
+# --- terminals ------------------------------------------------------------------------------------
+
+EVIL = "\x1b[2Jgone\x07\r\x9b31m\u202e[bold]x"
+SHOWN = ("\\x1b[2Jgone", "\\x07", "\\x9b31m", "\\u202e", "[bold]x")
+
+
+def on_a_terminal(*words, cwd):
+    """All that the command writes where both its outputs are a terminal."""
+    main, side = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "servescope", *map(str, words)], cwd=cwd, stdout=side, stderr=side
+    ) as process:
+        os.close(side)
+        pieces = []
+        while piece := _read(main):
+            pieces.append(piece)
+    os.close(main)
+    return b"".join(pieces).decode(), process.returncode
+
+
+def _read(fd):
+    try:
+        return os.read(fd, 65536)
+    except OSError:  # nobody has the other side open
+        return b""
+
+
+def test_escape_sequences_in_an_error_body_and_a_model_name_are_shown_escaped(tmp_path):
+    model = json.dumps({"data": [{"id": f"m{EVIL}"}]}).encode()
+    body = json.dumps({"error": {"message": EVIL}}).encode()
+    with Served(script(whole(500, body)), tokenize=True, models=model) as server:
+        text, status = on_a_terminal("run", server.url, *QUICK, "--requests", 4, cwd=tmp_path)
+    assert status == 3
+    assert all(text.count(shown) >= 2 for shown in SHOWN)  # as model and as reason
+    assert not any(raw in text for raw in ("\x1b[2J", "\x07", "\x9b", "\u202e"))
+
+
+def test_escape_sequences_in_what_a_probe_is_told_do_not_reach_the_terminal(tmp_path):
+    body = json.dumps({"error": {"message": EVIL}}).encode()
+    refusing = script(whole(500, body))
+    with Served(refusing, probe=refusing, models=MODELS) as server:
+        text, status = on_a_terminal("run", server.url, *QUICK, cwd=tmp_path)
+    assert status == 3
+    assert "gone" in text
+    assert not any(raw in text for raw in ("\x1b", "\x07", "\x9b", "\u202e"))
