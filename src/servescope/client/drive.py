@@ -58,6 +58,7 @@ class Drive:
         self.refused = 0
         self.start_ns = 0
         self.stopped = False
+        self._ended: list[tuple[tuple[int, ...], str, array[int], bytearray]] = []
         self._first_in_turn = False
         self._buffer = bytearray(256 << 10)
         self._buffers = [self._buffer]
@@ -83,7 +84,9 @@ class Drive:
             wake = self._offer(now)
             if wake:
                 self.timer.set(wake - SPIN_NS)
+            self._write_ended()
             self._turn(SWEEP_NS / 1e9)
+        self._write_ended()
         self.page[wire.CPU_NS] = time.process_time_ns() - cpu
         self.page[wire.WALL_NS] = time.monotonic_ns() - wall
         self.page[wire.UNSENT] = len(self.feed.queue)
@@ -210,13 +213,8 @@ class Drive:
         try:
             done = connection.connected()
         except OSError as error:
-            tls = isinstance(error, ssl.SSLError)
-            if connection.asked is None:
-                self.pool.drop(connection)
-            else:
-                self._finish(
-                    connection, "tls" if tls else "connect", str(error), time.monotonic_ns()
-                )
+            fate = "tls" if isinstance(error, ssl.SSLError) else "connect"
+            self._give_up(connection, fate, str(error), time.monotonic_ns())
             return
         self.refused = 0
         # Level-triggered: were write readiness left on during a TLS handshake, the loop would spin.
@@ -252,10 +250,8 @@ class Drive:
             return
         data = connection.decrypt(self._view[:size])
         if connection.sent_ns < 0:
-            if not self.settings.tls:
-                self.pool.drop(
-                    connection
-                )  # bytes that nobody asked for; under TLS, session tickets
+            if not self.settings.tls:  # there, session tickets may come; here nobody asked
+                self.pool.drop(connection)
             return
         connection.raw += data
         connection.reads.append(at)
@@ -324,10 +320,22 @@ class Drive:
             *(asked.request, wire.FATES.index(fate), asked.attempts, asked.due_ns),
             *(sent_ns, asked.connect_ns, asked.held_ns, at),
         )
-        frame = memoryview(wire.pack_exchange(numbers, detail, reads, raw))
-        while frame:
-            frame = frame[os.write(self.spool, frame) :]
+        self._ended.append((numbers, detail, reads, raw))
         self.counters.finished += 1
+
+    def _write_ended(self) -> None:
+        """Spool what has ended, once the requests that it made way for are on theirs."""
+        for exchange in self._ended:
+            frame = memoryview(wire.pack_exchange(*exchange))
+            while frame:
+                frame = frame[os.write(self.spool, frame) :]
+        self._ended.clear()
+
+    def _give_up(self, connection: Connection, fate: str, detail: str, at: int) -> None:
+        if connection.asked is None:
+            self.pool.drop(connection)
+        else:
+            self._finish(connection, fate, detail, at)
 
     def _freed(self, user: int, at: int, *, refused: bool) -> None:
         self.busy -= 1
@@ -362,7 +370,9 @@ class Drive:
             self._give_up_held(now, "not sent: the cap on concurrency was reached to the end")
         for connection in list(self.connections.values()):
             if connection.asked is not None or connection.connecting:
-                self._end_overdue(connection, now)
+                verdict = limits.overdue(connection, self.settings, now)
+                if verdict is not None:
+                    self._give_up(connection, *verdict, now)
 
     def _give_up_held(self, now: int, why: str) -> None:
         queue = self.feed.queue
@@ -370,15 +380,6 @@ class Drive:
             pending = self.feed.take()
             pending.due_ns += self.start_ns
             self._spool(pending, "cancelled", why, now)
-
-    def _end_overdue(self, connection: Connection, now: int) -> None:
-        verdict = limits.overdue(connection, self.settings, now)
-        if verdict is None:
-            return
-        if connection.asked is None:
-            self.pool.drop(connection)
-        else:
-            self._finish(connection, *verdict, now)
 
 
 def main() -> None:
