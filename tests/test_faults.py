@@ -13,13 +13,12 @@ from tests.support.faults import (
     FAULTS,
     GAP_S,
     Fault,
-    FaultyServed,
     Piece,
-    VanishingServed,
     answer,
     event,
     streamed,
 )
+from tests.support.faulty import FaultyServed, VanishingServed
 
 QUICK = {
     "timeout": "6s",

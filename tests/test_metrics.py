@@ -23,7 +23,14 @@ ALWAYS = {
     *("lateness_s", "connect_s", "ttfb_s", "ttft_s", "ttft_from_due_s", "e2e_from_due_s", "e2e_s"),
     *("icl_s", "itl_s", "tpot_s", "normalized_latency_s_per_token", "output_tokens_per_s"),
     *("total_tokens_per_s", "peak_output_tokens_per_s", "requests_per_s", "input_tokens"),
-    *("output_tokens", "concurrency", "tokens_per_chunk", "merged_reads_ratio", "window"),
+    *(
+        "output_tokens",
+        "cached_tokens",
+        "concurrency",
+        "tokens_per_chunk",
+        "merged_reads_ratio",
+        "window",
+    ),
 }
 
 

@@ -16,10 +16,10 @@ from tests.support.faults import answer, script, streamed, whole
 from tests.support.served import MODELS, Served
 
 KEY = "sk-correct-horse-battery-staple"
-PASSWORD = "pa55word-of-mine"
+PASSWORD = "pa55word-of-mine"  # noqa: S105 (of nobody)
 PAIR = base64.b64encode(f"me:{PASSWORD}".encode()).decode()
-BEFORE_THE_CUT = 490
-"""So much of a reason is said before the key, which then stands across the place where it is cut."""
+BEFORE_THE_CUT = 457
+"""So much is said before the key, which then stands across the place where a reason is cut."""
 
 
 def echo(request, pad):
@@ -113,6 +113,18 @@ def test_a_password_is_in_no_message_about_a_bad_target(url, monkeypatch, capfd)
     out, err = capfd.readouterr()
     assert PASSWORD not in out + err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("key", ["two\nlines-of-a-key", "clé-qui-n-est-pas-ascii"])
+def test_a_key_that_cannot_be_sent_is_refused_without_being_shown(key, monkeypatch, capfd):
+    monkeypatch.setenv("SERVESCOPE_API_KEY", key)
+    monkeypatch.setattr(sys, "argv", ["servescope", "run", "http://127.0.0.1:1"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    out, err = capfd.readouterr()
+    assert "SERVESCOPE_API_KEY" in err
+    assert key[:4] not in out + err
 
 
 # --- terminals ------------------------------------------------------------------------------------

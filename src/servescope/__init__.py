@@ -18,6 +18,6 @@ def run(target: str, **options: Any) -> Run:  # noqa: ANN401 (checked by Trial)
     `servescope.errors.BadInput` and `Unreachable`; a fault of the server is a record, no exception.
     """
     from servescope.conduct import conduct  # noqa: PLC0415 (importing servescope stays cheap)
-    from servescope.experiment import Trial  # noqa: PLC0415
+    from servescope.experiment import declare  # noqa: PLC0415
 
-    return conduct(Trial(target=target, **options))
+    return conduct(declare({"target": target} | options))

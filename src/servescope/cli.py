@@ -300,7 +300,7 @@ def main() -> None:
     except click.ClickException as error:
         click.echo(f"servescope: {_one_line(error.format_message())}", err=True)
         sys.exit(2)
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
 
 

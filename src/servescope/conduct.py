@@ -20,6 +20,7 @@ from servescope import plugins, summary
 from servescope.client import measure, probe
 from servescope.client.feed import Settings
 from servescope.client.http import tls_context
+from servescope.client.secret import Secret
 from servescope.datasets import Setting
 from servescope.errors import BadInput
 from servescope.experiment import Plan, Trial, readable, resolve
@@ -64,14 +65,15 @@ def conduct(trial: Trial, watcher: Watcher | None = None, command: list[str] | N
     offers = _offers(plan)
     allow_files(max(most_connections(o.load, trial.max_concurrency) for o in offers))
     writer = RunWriter(Path(trial.out), _manifest(plan, command or [], offers))
-    with Interrupt() as interrupt:
-        try:
-            bench = _bench(plan, address, key, writer=writer, interrupt=interrupt, watcher=watcher)
-        except BaseException:
-            writer.discard()
-            raise
-        with writer:
-            _drive(bench, offers)
+    interrupt = Interrupt()
+    try:
+        bench = _bench(plan, address, key, writer=writer, interrupt=interrupt, watcher=watcher)
+        _check_ownership(trial, offers, str(bench.settings.address[0]))
+    except BaseException:  # an interrupt, too: nothing has been measured
+        writer.discard()
+        raise
+    with interrupt, writer:
+        _drive(bench, offers)
     run = Run(writer.path)
     summary.write(run, summary.summarise(run))
     return run
@@ -96,15 +98,20 @@ def _drive(bench: Bench, offers: list[Offer]) -> None:
 # --- before the first request ---------------------------------------------------------------------
 
 
-def _key(trial: Trial) -> probe.Secret | None:
+def _key(trial: Trial) -> Secret | None:
     path = trial.api_key_file
     if path is not None:
-        value = readable("--api-key-file", path).decode(errors="replace").strip()
-        if not (value.isascii() and value.isprintable() and value):
-            raise BadInput("--api-key-file", path, "want one line of plain characters")
-        return probe.Secret(value)
-    found = (os.environ.get(name, "").strip() for name in KEY_VARIABLES)
-    return next((probe.Secret(value) for value in found if value), None)
+        text = readable("--api-key-file", path).decode(errors="replace")
+        return _plain("--api-key-file", path, text)
+    found = ((name, os.environ.get(name, "")) for name in KEY_VARIABLES)
+    return next((_plain(name, "***", text) for name, text in found if text.strip()), None)
+
+
+def _plain(field: str, shown: str, text: str) -> Secret:
+    value = text.strip()
+    if not (value.isascii() and value.isprintable() and value):
+        raise BadInput(field, shown, "want one line of plain characters")
+    return Secret(value)
 
 
 def _offers(plan: Plan) -> list[Offer]:
@@ -122,6 +129,9 @@ def _offer(plan: Plan, k: int, load: Load, limit: Limit, warmup: bool) -> Offer:
             raise BadInput("--load", str(load), "offers no request in this time; want longer")
         stage = Stage(load=str(load), open=True, rate=drawn.rate, planned=len(drawn.due_ns))
     else:
+        if plan.trial.max_concurrency is not None:
+            want = f"goes with an open load; {load} has its own"
+            raise BadInput("--max-concurrency", plan.trial.max_concurrency, want)
         planned = None if limit.duration_s is not None else limit.requests
         stage = Stage(load=str(load), open=False, users=drawn.users, planned=planned)
     stage.warmup = warmup
@@ -129,16 +139,14 @@ def _offer(plan: Plan, k: int, load: Load, limit: Limit, warmup: bool) -> Offer:
 
 
 def allow_files(connections: int) -> None:
-    """Raise the limit on open files as far as `connections` want. Raises BadInput if it cannot."""
+    """Raise the limit on open files. Raises BadInput if `connections` want more than it can be."""
     wanted = connections + SPARE_FILES
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and wanted > hard:
         want = f"want at most {max(1, hard - SPARE_FILES)}: this machine allows {hard} open files"
         raise BadInput("--load", f"{connections} connections at once", want)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(
-            resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else hard, hard)
-        )
+    # Requests that are slow to end hold more connections than start within a second.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _manifest(plan: Plan, command: list[str], offers: list[Offer]) -> Manifest:
@@ -187,7 +195,7 @@ def _utc_now() -> str:
 def _bench(
     plan: Plan,
     address: probe.Address,
-    key: probe.Secret | None,
+    key: Secret | None,
     *,
     writer: RunWriter,
     interrupt: Interrupt,
@@ -197,7 +205,6 @@ def _bench(
     trial = plan.trial
     local = load_tokenizer(trial.tokenizer) if trial.tokenizer is not None else None
     family, where = probe.resolve_host(address)
-    _check_ownership(plan, str(where[0]))
     dialogue = probe.Dialogue(
         address,
         key=key,
@@ -241,7 +248,7 @@ def _bench(
         writer=writer,
         origin_ns=time.monotonic_ns(),
         count=None if local is None else lambda text: len(local(text)),
-        key=key,
+        secrets=dialogue.secrets,
         interrupt=interrupt,
         watcher=watcher,
     )
@@ -256,14 +263,16 @@ def _context(address: probe.Address, trial: Trial) -> ssl.SSLContext | None:
         raise BadInput("--ca-file", trial.ca_file, f"want PEM certificates ({error})") from None
 
 
-def _check_ownership(plan: Plan, address: str) -> None:
+def _check_ownership(trial: Trial, offers: list[Offer], address: str) -> None:
     """A public address is loaded more than modestly only by someone who says that it is theirs."""
-    if plan.trial.i_own_this or not ipaddress.ip_address(address.partition("%")[0]).is_global:
+    if trial.i_own_this or not ipaddress.ip_address(address.partition("%")[0]).is_global:
         return
-    cap = plan.trial.max_concurrency
-    for stage, load, _ in _offers(plan):
+    for stage, load, _ in offers:
         rate = load.rate if isinstance(load, Open) else None
-        if most_connections(load, cap) > MODEST_CONNECTIONS or (rate or 0) > MODEST_RATE:
+        if (
+            most_connections(load, trial.max_concurrency) > MODEST_CONNECTIONS
+            or (rate or 0) > MODEST_RATE
+        ):
             want = f"{address} is a public address: want --i-own-this for such a load"
             raise BadInput("--load", stage.load, want)
 

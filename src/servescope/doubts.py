@@ -74,6 +74,8 @@ class StageFacts(msgspec.Struct, frozen=True, kw_only=True):
     """A declared cap on requests in flight."""
     interrupted: bool = False
     """The user ended the run early."""
+    streamed: bool = True
+    """Answers were asked for in pieces."""
 
     @property
     def constant(self) -> bool:
@@ -96,7 +98,7 @@ def doubts(
         _errors(stage, columns),
         _output_lengths_missed(columns),
         _input_lengths_missed(columns),
-        _chunked(columns),
+        _chunked(columns) if stage.streamed else None,
         _counted_locally(columns),
         _not_offered(stage, columns),
     )

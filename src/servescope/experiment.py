@@ -23,6 +23,10 @@ from servescope.units import parse_duration_s
 DEFAULT_LOAD = "users:4"
 DEFAULT_LIMIT = Limit(requests=100, duration_s=30.0)
 MAX_REQUESTS = 10_000_000
+OUR_FIELDS = {
+    *("model", "prompt", "messages", "max_tokens", "max_completion_tokens"),
+    *("stream", "stream_options", "n", "best_of"),
+}
 MAX_DURATION_S = 7 * 24 * 3600.0
 
 
@@ -63,6 +67,19 @@ class Trial(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The target may be a public address and the load more than a modest one."""
 
 
+def declare(options: dict[str, Any]) -> Trial:
+    """A trial from plain values, as they stand in Python or in a file. Raises BadInput."""
+    texts = {f.name for f in msgspec.structs.fields(Trial) if f.type in (str, str | None)}
+    plain = {
+        name: str(value) if name in texts and isinstance(value, int | float) else value
+        for name, value in options.items()
+    }
+    try:
+        return msgspec.convert(plain, Trial)
+    except msgspec.ValidationError as error:
+        raise BadInput("options", ", ".join(options), str(error)) from None
+
+
 class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds; none exceeds `total_s`."""
 
@@ -97,6 +114,7 @@ def resolve(trial: Trial) -> Plan:
     for field, path in (("--ca-file", trial.ca_file), ("--api-key-file", trial.api_key_file)):
         if path is not None:
             readable(field, path)
+    _check_extra_body(trial.extra_body)
     dataset = data_sets.parse("--data", trial.data)
     if path := getattr(dataset, "path", None):
         readable("--data", path)  # before anything is sent to the target
@@ -113,6 +131,12 @@ def resolve(trial: Trial) -> Plan:
         output_tokens=_lengths("--output-tokens", trial.output_tokens),
         timeouts=_timeouts(trial),
     )
+
+
+def _check_extra_body(body: dict[str, Any]) -> None:
+    """Refuse what would change what is measured behind its back."""
+    for name in sorted(body.keys() & OUR_FIELDS):
+        raise BadInput("--extra-body", name, "is set by servescope: want another field")
 
 
 def readable(field: str, path: str) -> bytes:

@@ -54,11 +54,15 @@ class Window(msgspec.Struct, frozen=True):
 
 
 def stage_window(columns: Columns) -> Window | None:
-    """From the first send to the last end of any request that was sent; None if none was."""
+    """From the first send to the last end, also of requests that could not be sent.
+
+    A server that is gone must not shorten the time its throughput is measured over. None if
+    nothing was sent.
+    """
     sent = columns.where(columns.sent_ns != ABSENT)
     if not len(sent):
         return None
-    end = max(int(sent.sent_ns.max()), int(token_times.ended_ns(sent).max()))
+    end = max(int(sent.sent_ns.max()), int(token_times.ended_ns(columns).max()))
     return Window("stage", int(sent.sent_ns.min()) / 1e9, end / 1e9)
 
 
@@ -150,7 +154,9 @@ def _latencies(columns: Columns, window: Window | None) -> dict[str, Figure]:
         tokens.seconds, weights=tokens.weight, groups=tokens.row, estimated=tokens.estimated
     )
     prompt = answered.input_tokens
+    cached = answered.cached_tokens
     result["input_tokens"] = distribution(prompt[prompt != ABSENT])
+    result["cached_tokens"] = distribution(cached[cached != ABSENT])
     result["output_tokens"] = distribution(token_times.output_tokens(answered))
     return result
 

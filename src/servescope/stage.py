@@ -20,11 +20,12 @@ from servescope.client.wire import Exchange
 from servescope.datasets import Item, ItemSource
 from servescope.load import Closed, Limit, Open
 from servescope.protocols import Ask, WireProtocol
-from servescope.records import Sample
+from servescope.records import CANCELLED, Record, Sample
 from servescope.store import RunWriter, Stage
 
 if TYPE_CHECKING:
-    from servescope.client.probe import Endpoint, Secret
+    from servescope.client.probe import Endpoint
+    from servescope.client.secret import Secret
     from servescope.experiment import Plan
     from servescope.rulers import Ruler
 
@@ -97,7 +98,7 @@ class Bench:
     origin_ns: int
     count: Callable[[str], int] | None
     """A local tokenizer, to count answers that the server did not count."""
-    key: Secret | None
+    secrets: list[Secret]
     interrupt: Interrupt
     watcher: Watcher | None
 
@@ -109,7 +110,11 @@ class StageRun:
         """`number` is the stage's in the records, `first` the index of its first request."""
         self.bench, self.stage, self.number, self.first = bench, stage, number, first
         self.asked: dict[int, answer.Asked] = {}
+        self.back: set[int] = set()
+        """Requests of an open load that came back."""
         self.failed = 0
+        self.stopped_ns: int | None = None
+        """When nothing more was to be sent, because of an interrupt."""
 
     def run(self, offer: Open | Closed, limit: Limit) -> None:
         """Drive the stage to its end."""
@@ -122,13 +127,15 @@ class StageRun:
             due_ns, total = _no_due_time, limit.requests or ENDLESS
         team = workers.Workers(settings, count, bench.writer.path)
         try:
-            start_ns = team.begin(total, due_ns, self._request)
+            start_ns = team.begin(total, due_ns, self._request, bench.interrupt.stop_level)
             self.stage.start_ns = start_ns - bench.origin_ns
             bench.writer.write_manifest()
             self._follow(team, start_ns)
             self._keep_health(team)
         finally:
             team.close()
+        if isinstance(offer, Open):
+            self._keep_never_sent(offer, start_ns)
 
     def _request(self, k: int) -> tuple[int, int, bytes]:
         """Render request k of the stage; called by the feeding threads."""
@@ -157,6 +164,7 @@ class StageRun:
             if level > told:
                 if not told and bench.watcher is not None:
                     bench.watcher.draining(bench.interrupt.name)
+                self.stopped_ns = self.stopped_ns or time.monotonic_ns()
                 told = level
                 team.stop(level)
             bench.writer.flush()
@@ -167,11 +175,30 @@ class StageRun:
     def _keep(self, exchange: Exchange) -> None:
         bench = self.bench
         asked = self.asked.pop(exchange.request)
+        if self.stage.open:
+            self.back.add(exchange.request)
         record = answer.record(exchange, asked, bench.wire, bench.origin_ns, bench.count)
-        if bench.key is not None:
-            record.reason = record.reason.replace(bench.key.value, "***")
+        for secret in bench.secrets:
+            record.reason = secret.hide(record.reason)
         self.failed += record.outcome.startswith("failed")
         bench.writer.append(record)
+
+    def _keep_never_sent(self, offer: Open, start_ns: int) -> None:
+        """Every request that was due has an outcome, also those that no process got to send."""
+        bench, why = self.bench, _why_not_sent(self.bench)
+        for k, due_ns in enumerate(offer.due_ns.tolist()):
+            if self.stopped_ns is not None and start_ns + due_ns > self.stopped_ns:
+                break
+            if self.first + k not in self.back:
+                bench.writer.append(
+                    Record(
+                        request=self.first + k,
+                        stage=self.number,
+                        due_ns=start_ns + due_ns - bench.origin_ns,
+                        outcome=CANCELLED,
+                        reason=f"not sent: {why}",
+                    )
+                )
 
     def _keep_health(self, team: workers.Workers) -> None:
         at_ns = time.monotonic_ns() - self.bench.origin_ns
@@ -189,6 +216,13 @@ class StageRun:
                 self.bench.writer.manifest.interrupted = f"a load process died: {words}"
 
 
+def _why_not_sent(bench: Bench) -> str:
+    """Why requests that were due were not sent."""
+    if bench.interrupt.level:
+        return "the run was interrupted"
+    return bench.writer.manifest.interrupted or "the cap on concurrency was reached to the end"
+
+
 def _due_time(offer: Open) -> Callable[[int], int]:
     return lambda k: int(offer.due_ns[k])
 
@@ -201,7 +235,7 @@ def stage_settings(
     settings: Settings, offer: Open | Closed, limit: Limit, cap: int | None
 ) -> Settings:
     """What the load processes of a stage are told, before it is dealt out among them."""
-    users = users_of(offer, cap)
+    users = offer.users if isinstance(offer, Closed) else 0
     by_time = limit.duration_s is not None and (users or cap)  # else the due times say it all
     return dataclasses.replace(
         settings,
@@ -214,17 +248,10 @@ def stage_settings(
     )
 
 
-def users_of(offer: Open | Closed, cap: int | None) -> int:
-    """Users of a closed load, at most the cap on concurrency; 0 for an open one."""
-    if isinstance(offer, Open):
-        return 0
-    return min(offer.users, cap or offer.users)
-
-
 def most_connections(offer: Open | Closed, cap: int | None) -> int:
     """Connections that a load will want at once: its users, or all that is due within a second."""
     if isinstance(offer, Closed):
-        return users_of(offer, cap)
+        return offer.users
     due = offer.due_ns
     ahead = np.searchsorted(due, due + 1_000_000_000, side="left") - np.arange(len(due))
     return min(int(ahead.max()), cap or ENDLESS)

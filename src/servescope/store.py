@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Self, TypeVar
+from zipfile import BadZipFile
 
 import msgspec
 import numpy as np
@@ -218,11 +219,11 @@ def _lines(path: Path, kind: type[T]) -> Iterator[T]:
 
 def _load_cache(path: Path, stamp: np.ndarray[Any, Any]) -> Columns | None:
     try:
-        with np.load(path, allow_pickle=False) as found:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as found:
             if not np.array_equal(found["stamp"], stamp):
                 return None
             return Columns(**{name: found[name] for name in Columns.__slots__})
-    except (OSError, KeyError, ValueError):
+    except (OSError, EOFError, KeyError, ValueError, BadZipFile):
         return None
 
 

@@ -61,6 +61,8 @@ class Summary(msgspec.Struct, kw_only=True):
     name: str
     complete: bool
     """False: the run was interrupted or killed; the figures are of what there is."""
+    ended_by: str | None
+    """What ended an incomplete run: a signal, or a reason; None where it was complete."""
     target: str
     """What was measured, in one line: model, engine, protocol, URL."""
     started_utc: str
@@ -94,6 +96,7 @@ def summarise(run: Run) -> Summary:
         kind=manifest.kind,
         name=manifest.name,
         complete=manifest.finished_utc is not None and manifest.interrupted is None,
+        ended_by=manifest.interrupted or (None if manifest.finished_utc else "it was killed"),
         target=_target(manifest),
         started_utc=manifest.started_utc,
         directory=str(run.path),
@@ -132,6 +135,8 @@ def _stage(
     if not manifest.trial.get("stream", True):
         # An answer in one piece does not show when its first token was made.
         figures.update(dict.fromkeys(_TOKENLESS))
+        if slo is not None and any(goodput.METRICS[b.metric] in _TOKENLESS for b in slo.bounds):
+            figures.update(goodput_requests_per_s=None, goodput_ratio=None)
     facts = StageFacts(
         label=stage.load,
         open=stage.open,
@@ -139,6 +144,7 @@ def _stage(
         users=stage.users,
         planned=stage.planned,
         max_concurrency=manifest.trial.get("max_concurrency"),
+        streamed=manifest.trial.get("stream", True),
         interrupted=manifest.interrupted is not None or manifest.finished_utc is None,
     )
     verdicts = goodput.check_slo(gate, figures) if gate is not None else []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -115,8 +117,7 @@ def test_llamacpp_launched_by_hand_prints_one_line_and_ends_on_a_signal(tiny_mod
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's end")
-def test_an_engine_dies_with_a_parent_that_was_killed(tmp_path):
-    pids = tmp_path / "pids"
+def test_an_engine_dies_with_a_parent_that_was_killed():
     parent = (
         "import os, sys, time; from pathlib import Path; from servescope.engines import _child\n"
         "body = 'import os, sys, time; print(os.getpid(), flush=True); time.sleep(60)'\n"
@@ -129,7 +130,7 @@ def test_an_engine_dies_with_a_parent_that_was_killed(tmp_path):
         pid = int(process.stdout.readline())
         assert not gone(pid)
         process.kill()
-    assert eventually(lambda: gone(pid)), pids
+    assert eventually(lambda: gone(pid))
 
 
 def test_a_file_that_is_no_model_is_explained_in_the_engines_own_words(tmp_path):
@@ -177,15 +178,21 @@ def test_llamacpp_without_its_package_says_which_one_it_wants(tiny_model):
 @VLLM_START
 def test_vllm_leaves_no_process_behind(vllm_python, tiny_model, tmp_path):
     log = tmp_path / "vllm.log"
+    before = children()  # the session's own vLLM may be running
     with vllm.started(vllm_python, tiny_model.huggingface, log=log):
-        ours = [p for p in Path("/proc").glob("[0-9]*") if str(vllm_python) in words(p)]
-        assert ours
-    assert eventually(lambda: all(gone(int(p.name)) for p in ours))
+        started = children() - before
+        assert len(started) > 1, "the server and its engine are processes of their own"
+    assert eventually(lambda: all(gone(pid) for pid in started))
 
 
-def words(process: Path) -> str:
-    """A process's command line."""
-    try:
-        return (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-    except OSError:
-        return ""
+def children() -> set[int]:
+    """The ids of all processes that descend from this one."""
+    parents = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended since
+            state = (process / "stat").read_text().rsplit(")", 1)[1].split()
+            parents[int(process.name)] = int(state[1])
+    found = {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {os.getpid()}

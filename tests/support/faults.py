@@ -1,4 +1,4 @@
-"""The faults that servers have, as scripts, and a server that knows what each one did.
+"""The faults that servers have, as scripts, and what must come of each.
 
 A healthy answer: the role at once, 10 tokens, the first at 50 ms, then each 10 ms, a finish reason,
 usage, [DONE]. A fault is a healthy answer with something done to its events or to their framing.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import time
 import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from tests.support.served import Peer, Request, Script, Served, healthy, sleep_until
+from tests.support.served import Peer, Request, Script, sleep_until
 
 TOKENS, FIRST_S, GAP_S = 10, 0.05, 0.01
 USAGE = {"prompt_tokens": 20, "completion_tokens": TOKENS, "total_tokens": 20 + TOKENS}
@@ -300,7 +299,9 @@ FAULTS: dict[str, Fault] = {
         _ERROR_EVENT,
         "the engine is out of blocks",
     ),
-    "cut_fin": Fault(then(streamed(_cut(), end=b""), Peer.close), _INCOMPLETE, "cut after its first token"),
+    "cut_fin": Fault(
+        then(streamed(_cut(), end=b""), Peer.close), _INCOMPLETE, "after its first token"
+    ),
     "cut_clean": Fault(streamed(_cut()), _INCOMPLETE, "without a finish reason"),
     "no_done": Fault(streamed(answer()[:-1])),
     "cut_rst": Fault(then(streamed(_cut(), end=b""), Peer.reset), _INCOMPLETE, "reset by peer"),
@@ -359,75 +360,6 @@ FAULTS: dict[str, Fault] = {
     "empty_stream": Fault(streamed([Piece(0, DONE)]), ("failed:empty",), "without a token"),
     "empty_body": Fault(whole(200, b"", "text/event-stream"), ("failed:empty",), "without a token"),
 }
-
-
-class FaultyServed(Served):
-    """A server of one fault: one measured request in four meets it, or all do, probes too."""
-
-    def __init__(self, fault: Fault, **options: object) -> None:
-        probe = self._act if fault.all else healthy(0, 0)
-        super().__init__(self._act, probe=probe, tokenize=True, **options)
-        self.fault, self.every = fault, 1 if fault.all else 4
-        self.first_ns: dict[int, int] = {}
-        """When the first content of each measured answer left."""
-
-    def meets(self, number: int) -> bool:
-        return number % self.every == self.every - 1
-
-    async def _act(self, request: Request, peer: Peer) -> None:
-        act = self.fault.act if self.meets(request.number) else streamed(answer())
-        first_ns = {} if request.probe else self.first_ns
-        await act(Line(request, peer, first_ns))
-
-    def true_ttft_s(self) -> float:
-        """Mean over the answers that should be in the figures."""
-        good = {"completed", "truncated"} & set(self.fault.outcomes)
-        numbers = [n for n in self.first_ns if good or not self.meets(n)]
-        waited = [self.first_ns[n] - self.requests[n].at_ns for n in numbers]
-        return sum(waited) / len(waited) / 1e9
-
-
-class VanishingServed(Served):
-    """A server that is gone for a while at a certain request: every connection is reset."""
-
-    def __init__(self, at_request: int, away_s: float) -> None:
-        super().__init__(self._act, tokenize=True)
-        self.at_request, self.away_s = at_request, away_s
-        self.answered = 0
-        self.back_ns = 0
-        self._open: list[Peer] = []
-
-    async def _act(self, request: Request, peer: Peer) -> None:
-        if request.number == self.at_request:
-            self._away = asyncio.create_task(self._vanish())
-        await streamed(answer())(Line(request, peer, {}))
-        self.answered += 1
-
-    async def _serve(self) -> None:
-        self._stop = asyncio.Event()
-        self.port = 0
-        await self._listen()
-        self._ready.set()
-        await self._stop.wait()
-        self._listener.close()
-
-    async def _listen(self) -> None:
-        self._listener = await asyncio.start_server(self._connection, "127.0.0.1", self.port)
-        self.port = self._listener.sockets[0].getsockname()[1]
-
-    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open.append(Peer(reader, writer))
-        await super()._connection(reader, writer)
-
-    async def _vanish(self) -> None:
-        await asyncio.sleep(FIRST_S)
-        self._listener.close()
-        for peer in self._open:
-            if not peer.writer.is_closing():
-                peer.reset()
-        await asyncio.sleep(self.away_s)
-        await self._listen()
-        self.back_ns = time.monotonic_ns()
 
 
 def script(act: Act) -> Script:

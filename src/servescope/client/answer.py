@@ -1,27 +1,22 @@
-"""From raw bytes and the times they came to what they mean: strict, and outside the load loop.
+"""From an exchange and what its bytes mean to its record, outside the load loop.
 
-Framing, events and JSON are parsed here, each chunk of content gets the time of the read that
-completed it, and the exchange gets exactly one outcome. A stream is complete only if HTTP ended
-properly, a finish reason or the protocol's end marker was seen, no error was, and content came.
+The exchange gets exactly one outcome. A stream is complete only if HTTP ended properly, a finish
+reason or the protocol's end marker was seen, no error was, and content came.
 """
 
 from __future__ import annotations
 
 import hashlib
-from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import msgspec
-
-from servescope import plugins
+from servescope.client.reading import REASON_CHARS, Reading, read
 from servescope.client.wire import Exchange
-from servescope.protocols import Event, ProtocolFault, WireProtocol
-from servescope.protocols.http1 import BodyReader, Head, parse_head
+from servescope.protocols import WireProtocol
+from servescope.protocols.http1 import Head
 from servescope.records import CANCELLED, COMPLETED, TRUNCATED, Record
 
-REASON_CHARS = 500
 _TELLING = ("location", "retry-after", "www-authenticate")
 CONTRADICTION = 1.5
 """Usage that differs by more than this factor from what came is not believed."""
@@ -47,160 +42,6 @@ class Asked(NamedTuple):
     prompt_bytes: int
     prompt: str | None
     """Only where texts are kept."""
-
-
-class Reading:
-    """What the bytes of one response turned out to mean, as far as they went."""
-
-    def __init__(self) -> None:
-        self.head: Head | None = None
-        self.framed_end = False
-        self.fault: ProtocolFault | None = None
-        self.error: str | None = None
-        self.finish_reason: str | None = None
-        self.end_marker = False
-        self.texts: list[str] = []
-        self.chunk_at: list[int] = []
-        self.chunk_total: list[int | None] = []
-        """Tokens so far by the server's count, with each chunk; None where it did not say."""
-        self.merged = 0
-        self.first_output_at: int | None = None
-        self.input_tokens: int | None = None
-        self.output_tokens: int | None = None
-        self.cached_tokens: int | None = None
-        self.server_s: dict[str, float] = {}
-
-    def note(self, events: Sequence[Event], at: int) -> None:
-        """Take events that were completed by the read at `at`."""
-        contents = 0
-        for event in events:
-            if event.input_tokens is not None:
-                self.input_tokens = event.input_tokens
-            if event.output_tokens is not None:
-                self.output_tokens = event.output_tokens
-            if event.cached_tokens is not None:
-                self.cached_tokens = event.cached_tokens
-            if event.server_s:
-                self.server_s.update(event.server_s)
-            if event.error is not None and self.error is None:
-                self.error = event.error
-            if event.finish_reason:
-                self.finish_reason = event.finish_reason
-            self.end_marker |= event.end
-            if event.has_content:
-                contents += 1
-                self._content(event, at)
-        self.merged += max(0, contents - 1)
-
-    def _content(self, event: Event, at: int) -> None:
-        self.chunk_at.append(at)
-        self.chunk_total.append(event.output_tokens)
-        self.texts.append(event.reasoning + event.text + event.tool)
-        if self.first_output_at is None and (event.text or event.tool):
-            self.first_output_at = at
-
-
-def read(protocol: WireProtocol, raw: bytes, reads: Sequence[int], *, closed: bool) -> Reading:
-    """Decode a response; `closed`: the server has closed the connection. Never raises."""
-    reading = Reading()
-    try:
-        _read(reading, protocol, raw, reads, closed=closed)
-    except ProtocolFault as fault:
-        reading.fault = fault
-    return reading
-
-
-def _read(
-    reading: Reading, protocol: WireProtocol, raw: bytes, reads: Sequence[int], *, closed: bool
-) -> None:
-    head = reading.head = parse_head(raw)
-    if head is None:
-        return
-    body = BodyReader(head)
-    whole: list[bytes] | None = None
-    begun = False
-    decoder = protocol.decoder()
-    start, at = head.size, 0
-    for at, end in zip(reads[::2], reads[1::2], strict=True):
-        if end <= start:
-            continue
-        content = body.feed(raw[start:end])
-        start = end
-        if not content:
-            continue
-        if not begun and content.strip():
-            begun = True  # later, a piece of an event that was cut may begin like a document
-            whole = [] if _is_whole(head, content) else None
-        if whole is not None:
-            whole.append(content)
-        else:
-            reading.note(decoder.feed(content), at)
-    if closed:
-        body.close()
-    reading.framed_end = body.ended
-    if whole is not None:
-        _note_whole(reading, protocol, b"".join(whole), at)
-    else:
-        reading.note(decoder.close(), at)
-
-
-def _is_whole(head: Head, content: bytes) -> bool:
-    """Whether the body is one JSON document and no stream, whatever the content type says."""
-    return head.status != 200 or content.lstrip()[:1] in (b"{", b"[", b"<")
-
-
-def _note_whole(reading: Reading, protocol: WireProtocol, body: bytes, at: int) -> None:
-    if reading.head is not None and reading.head.status != 200:
-        reading.error = words(body)
-        return
-    if not reading.framed_end:
-        return
-    event = protocol.decode_whole(body)
-    if event.has_content and not event.finish_reason:
-        reading.end_marker = True  # a document that parses is whole
-    reading.note([event], at)
-
-
-def words(body: bytes) -> str:
-    """The server's own words in an error body, JSON or not."""
-    try:
-        decoded: Any = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return body[:REASON_CHARS].decode(errors="replace").strip()
-    if isinstance(decoded, dict):
-        for key in ("error", "message", "detail"):
-            if decoded.get(key):
-                inner = decoded[key]
-                if isinstance(inner, dict):
-                    inner = inner.get("message") or inner
-                return str(inner)[:REASON_CHARS]
-    return str(decoded)[:REASON_CHARS]
-
-
-def contents(protocol: str, raw: bytes, reads: Sequence[int]) -> int:
-    """Chunks of content so far in a response that is still open."""
-    wire = plugins.make("protocol", "servescope.protocols", protocol, {})
-    return len(read(wire, raw, reads, closed=False).chunk_at)
-
-
-def last_content_ns(protocol: str, raw: bytes, reads: Sequence[int]) -> int | None:
-    """When content came last in a stream that is still open; None where none has."""
-    wire = plugins.make("protocol", "servescope.protocols", protocol, {})
-    at = len(raw)
-    for _ in range(16):  # nearly always the last event or the one before it tells
-        start = raw.rfind(b"data:", 0, at)
-        if start < 0:
-            break
-        line = raw[start:at].partition(b"\n")[0]
-        try:
-            events = wire.decoder().feed(line + b"\n\n")
-        except ProtocolFault:
-            events = []
-        if any(event.has_content for event in events):
-            return reads[2 * bisect_left(reads[1::2], start + len(line))]
-        at = start
-    found = read(wire, raw, reads, closed=False).chunk_at
-    return found[-1] if found else None
 
 
 def record(

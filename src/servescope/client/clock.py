@@ -17,8 +17,6 @@ SO_TIMESTAMPNS = 35
 STEP_NS = 1_000_000
 """A change of the offset above this between two samples is a step of the wall clock."""
 
-now_ns = time.perf_counter_ns
-
 
 class Offset:
     """CLOCK_MONOTONIC minus CLOCK_REALTIME, sampled again and again."""
@@ -27,12 +25,11 @@ class Offset:
         self.ns = self._sample()
         self.steps = 0
 
-    def refresh(self) -> int:
+    def refresh(self) -> None:
         """Sample anew; a slow drift is followed, a step is counted and followed too."""
         sample = self._sample()
         self.steps += abs(sample - self.ns) > STEP_NS
         self.ns = sample
-        return sample
 
     @staticmethod
     def _sample() -> int:
@@ -78,6 +75,13 @@ class Timer:
         self._at = 0
         with contextlib.suppress(BlockingIOError):
             os.read(self.fd, 8)
+
+
+def punch_hole(fd: int, start: int, length: int) -> None:
+    """Give a part of a file back to the disk, its length kept; best effort, Linux."""
+    fallocate = ctypes.CDLL(None).fallocate
+    fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long)
+    fallocate(fd, 3, start, length)  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
 
 
 def steady_process() -> None:

@@ -20,11 +20,12 @@ import sys
 import time
 from array import array
 
-from servescope.client import limits, wire
+from servescope.client import wire
 from servescope.client.clock import Offset, Timer, steady_process
 from servescope.client.counters import Counters
 from servescope.client.feed import Feed, Pending, Settings, read_settings
 from servescope.client.http import Connection
+from servescope.client.limits import Limits
 from servescope.client.pool import READABLE, Pool
 
 SWEEP_NS = 20_000_000
@@ -51,6 +52,7 @@ class Drive:
         self.pool = Pool(settings, self.epoll)
         self.connections = self.pool.open
         self.counters = Counters(page)
+        self.limits = Limits(settings)
         self.busy = 0
         self.free: list[tuple[int, int]] = []
         """Heap of (due, user): users who wait for their next request."""
@@ -187,8 +189,7 @@ class Drive:
         except OSError as error:
             self._broken(connection, "reset", str(error), time.monotonic_ns())
             return
-        first = self.settings.first_token_ns if self.settings.stream else self.settings.total_ns
-        connection.deadline_ns = connection.sent_ns + first
+        connection.deadline_ns = connection.sent_ns + self.limits.first_look_ns
         self.counters.sent += connection.asked.attempts == 1
         if not whole:
             self.epoll.modify(connection.fd, READABLE | select.EPOLLOUT)
@@ -248,7 +249,11 @@ class Drive:
         if size == 0:
             self._closed(connection, at)
             return
-        data = connection.decrypt(self._view[:size])
+        try:
+            data = connection.decrypt(self._view[:size])
+        except ssl.SSLError as error:
+            self._broken(connection, "tls", str(error), at)
+            return
         if connection.sent_ns < 0:
             if not self.settings.tls:  # there, session tickets may come; here nobody asked
                 self.pool.drop(connection)
@@ -260,14 +265,14 @@ class Drive:
             connection.events += self._buffer.count(b"data:", 0, size)
         else:
             connection.events += bytes(data).count(b"data:")
-        verdict = limits.verdict(connection, self.settings)
+        verdict = self.limits.verdict(connection)
         if verdict is not None:
             self._finish(connection, *verdict, at)
 
     def _closed(self, connection: Connection, at: int) -> None:
         if connection.sent_ns < 0:
             self.pool.closed_idle(connection, at, replace=not self.stopped)
-        elif connection.taken_in():
+        elif self.pool.keeps_alive() and not self.pool.announces and connection.taken_in():
             self._finish(connection, "closed", "", at)
         else:
             self._broken(connection, "closed", "", at)
@@ -338,8 +343,9 @@ class Drive:
             self._finish(connection, fate, detail, at)
 
     def _freed(self, user: int, at: int, *, refused: bool) -> None:
+        if self.busy == self.settings.cap:
+            self.slot_freed_ns = at
         self.busy -= 1
-        self.slot_freed_ns = at
         self.refused = self.refused + 1 if refused else 0
         if user >= 0:
             wait = self.settings.think_ns
@@ -363,23 +369,14 @@ class Drive:
         self.counters.publish(self.busy)
         if self.page[wire.STOP]:
             self.stopped = True
-            self._give_up_held(now, "not sent: the run was interrupted")
         duration = self.settings.duration_ns
-        if duration and now >= self.start_ns + duration and not self.stopped:
+        if duration and now >= self.start_ns + duration:
             self.stopped = True
-            self._give_up_held(now, "not sent: the cap on concurrency was reached to the end")
         for connection in list(self.connections.values()):
             if connection.asked is not None or connection.connecting:
-                verdict = limits.overdue(connection, self.settings, now)
+                verdict = self.limits.overdue(connection, now)
                 if verdict is not None:
                     self._give_up(connection, *verdict, now)
-
-    def _give_up_held(self, now: int, why: str) -> None:
-        queue = self.feed.queue
-        while queue and not self.settings.users and self.start_ns + queue[0].due_ns <= now:
-            pending = self.feed.take()
-            pending.due_ns += self.start_ns
-            self._spool(pending, "cancelled", why, now)
 
 
 def main() -> None:

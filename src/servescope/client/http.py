@@ -116,10 +116,10 @@ class Connection:
         assert self.asked is not None  # noqa: S101 (for the type checker)
         body = self.asked.body
         data = b"%b%d\r\n\r\n%b" % (head, len(body), body)
+        self.sent_ns = time.monotonic_ns()
         if self._tls is not None:
             self._tls.write(data)
             data = self._outgoing.read()
-        self.sent_ns = time.monotonic_ns()
         sent = self.sock.send(data)
         if sent == len(data):
             return True
@@ -178,10 +178,9 @@ class Connection:
         return True
 
     def taken_in(self) -> bool:
-        """Whether all that was sent has reached the server.
+        """Whether all that was sent has reached the server's machine.
 
-        Where the server has closed, it then did so in answer to the request. Otherwise the two
-        crossed on their way: it had closed an idle connection and has not seen the request.
+        If not, the server closed an idle connection and has not seen the request.
         """
         unacknowledged = fcntl.ioctl(self.sock, termios.TIOCOUTQ, bytes(4))
         return not any(unacknowledged)

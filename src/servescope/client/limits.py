@@ -6,63 +6,76 @@ as a count of events or the arrival of bytes, only raises the question; the answ
 
 from __future__ import annotations
 
+from servescope import plugins
 from servescope.client.feed import Settings
 from servescope.client.http import Connection
-from servescope.protocols import ProtocolFault
+from servescope.client.reading import last_content_ns, read
+from servescope.protocols import ProtocolFault, WireProtocol
 
 Verdict = tuple[str, str]
 
 
-def verdict(connection: Connection, settings: Settings) -> Verdict | None:
-    """How the exchange ends with the bytes that are there; None while it goes on."""
-    asked = connection.asked
-    assert asked is not None  # noqa: S101 (for the type checker)
-    try:
-        if connection.whole():
-            return "ended", ""
-    except ProtocolFault as fault:
-        return fault.kind, str(fault)
-    if connection.events > connection.most_events:
-        return _overrun(connection, asked.limit, settings)
-    if len(connection.raw) > settings.max_bytes:
-        return "too_large", f"more than {settings.max_bytes:,} bytes"
-    return None
+class Limits:
+    """The limits that a load process is told."""
 
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.first_look_ns = settings.total_ns
+        """After the sending: when to look for progress first. An answer in one piece shows none."""
+        if settings.stream:
+            self.first_look_ns = min(settings.first_token_ns, settings.between_tokens_ns)
+        self._wire: WireProtocol = plugins.make(
+            "protocol", "servescope.protocols", settings.protocol, {}
+        )
 
-def _overrun(connection: Connection, limit: int, settings: Settings) -> Verdict | None:
-    """Events may be empty, and an answer may hold the word `data:` itself."""
-    from servescope.client import answer  # noqa: PLC0415 (rare and heavy)
+    def verdict(self, connection: Connection) -> Verdict | None:
+        """How the exchange ends with the bytes that are there; None while it goes on."""
+        try:
+            if connection.whole():
+                return "ended", ""
+        except ProtocolFault as fault:
+            return fault.kind, str(fault)
+        if connection.events > connection.most_events:
+            return self._overrun(connection)
+        if len(connection.raw) > self.settings.max_bytes:
+            return "too_large", f"more than {self.settings.max_bytes:,} bytes"
+        return None
 
-    found = answer.contents(settings.protocol, bytes(connection.raw), connection.reads)
-    if found > limit:
-        return "overrun", f"more than {limit} chunks of content"
-    # Never soon again: an endless stream of empty events would be read anew with each of them.
-    connection.most_events = connection.events + max(limit - found, connection.events // 8)
-    return None
+    def _overrun(self, connection: Connection) -> Verdict | None:
+        """Events may be empty, and an answer may hold the word `data:` itself."""
+        assert connection.asked is not None  # noqa: S101 (for the type checker)
+        limit, events = connection.asked.limit, connection.events
+        reading = read(self._wire, bytes(connection.raw), connection.reads, closed=False)
+        found = len(reading.chunk_at)
+        if found > limit:
+            return "overrun", f"more than {limit} chunks of content"
+        # Not soon again: an endless stream of empty events would be read anew with each of them.
+        connection.most_events = events + max(limit - found, events // 8)
+        return None
 
+    def overdue(self, connection: Connection, now: int) -> Verdict | None:
+        """The time that has run out for this connection, if any has."""
+        settings = self.settings
+        if connection.connecting:
+            late = now - connection.begun_ns >= settings.connect_ns
+            return ("timeout_connect", _after(settings.connect_ns)) if late else None
+        if now - connection.sent_ns > settings.total_ns:
+            return "timeout_total", _after(settings.total_ns)
+        return self._silent(connection, now) if now > connection.deadline_ns else None
 
-def overdue(connection: Connection, settings: Settings, now: int) -> Verdict | None:
-    """The timeout that has run out for this connection, if one has."""
-    if connection.connecting:
-        late = now - connection.begun_ns >= settings.connect_ns
-        return ("timeout_connect", _after(settings.connect_ns)) if late else None
-    if now - connection.sent_ns > settings.total_ns:
-        return "timeout_total", _after(settings.total_ns)
-    return _silent(connection, settings, now) if now > connection.deadline_ns else None
-
-
-def _silent(connection: Connection, settings: Settings, now: int) -> Verdict | None:
-    """Bytes are no progress: keep-alive comments or role chunks may come for ever."""
-    from servescope.client import answer  # noqa: PLC0415 (rare and heavy)
-
-    raw, reads = bytes(connection.raw), connection.reads
-    last = answer.last_content_ns(settings.protocol, raw, reads)
-    if last is None:
-        return "timeout_first_token", _after(settings.first_token_ns)
-    if now - last > settings.between_tokens_ns:
-        return "stalled", _after(settings.between_tokens_ns)
-    connection.deadline_ns = last + settings.between_tokens_ns
-    return None
+    def _silent(self, connection: Connection, now: int) -> Verdict | None:
+        """Bytes are no progress: keep-alive comments or role chunks may come for ever."""
+        settings = self.settings
+        last = last_content_ns(self._wire, bytes(connection.raw), connection.reads)
+        if last is None:
+            if now - connection.sent_ns > settings.first_token_ns:
+                return "timeout_first_token", _after(settings.first_token_ns)
+            connection.deadline_ns = connection.sent_ns + settings.first_token_ns
+            return None
+        if now - last > settings.between_tokens_ns:
+            return "stalled", _after(settings.between_tokens_ns)
+        connection.deadline_ns = last + settings.between_tokens_ns
+        return None
 
 
 def _after(ns: int) -> str:

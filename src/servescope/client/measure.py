@@ -6,10 +6,11 @@ token counts of a few answers. Where it tells nothing at all, words are guessed,
 
 from __future__ import annotations
 
+import http.client
 from dataclasses import replace
 
-from servescope.client.probe import PROBE_TEXT, Dialogue, Endpoint, count_prompt
-from servescope.protocols import WireProtocol
+from servescope.client.probe import PROBE_TEXT, Dialogue, Endpoint
+from servescope.protocols import Ask, ProtocolFault, WireProtocol
 from servescope.rulers import (
     TOKENIZER,
     Ruler,
@@ -28,11 +29,13 @@ def ruler(
     dialogue: Dialogue, endpoint: Endpoint, wire: WireProtocol, tokenizer: str | None
 ) -> Ruler:
     """How this target counts the tokens of a prompt. Raises BadInput naming `--tokenizer`."""
-    found = _find(dialogue, endpoint, tokenizer)
+    found = _find(dialogue, endpoint, wire, tokenizer)
     return replace(found, takes_ids=wire.takes_ids)
 
 
-def _find(dialogue: Dialogue, endpoint: Endpoint, tokenizer: str | None) -> Ruler:
+def _find(
+    dialogue: Dialogue, endpoint: Endpoint, wire: WireProtocol, tokenizer: str | None
+) -> Ruler:
     if endpoint.tokenize:
 
         def tokenize(text: str) -> list[int]:
@@ -48,7 +51,7 @@ def _find(dialogue: Dialogue, endpoint: Endpoint, tokenizer: str | None) -> Rule
         )
 
     def count(text: str) -> int:
-        counted = count_prompt(dialogue, endpoint, text)
+        counted = _count_prompt(dialogue, endpoint, wire, text)
         if counted is None:
             raise _Untold
         return counted
@@ -65,3 +68,21 @@ def _with_overhead(ruler: Ruler, probe_tokens: int, endpoint: Endpoint) -> Ruler
     if counted is None or counted < probe_tokens:
         return ruler
     return replace(ruler, overhead=counted - probe_tokens)
+
+
+def _count_prompt(
+    dialogue: Dialogue, endpoint: Endpoint, wire: WireProtocol, text: str
+) -> int | None:
+    """Prompt tokens that the server counts for a text, by a generation of one token."""
+    ask = Ask(
+        prompt=text,
+        output_tokens=1,
+        model=endpoint.model,
+        stream=False,
+        max_completion_tokens="max_completion_tokens" in endpoint.fields,
+    )
+    try:
+        status, body = dialogue.ask("POST", wire.path, wire.encode(ask))
+        return wire.decode_whole(body).input_tokens if status == 200 else None
+    except (OSError, http.client.HTTPException, ProtocolFault):
+        return None

@@ -24,6 +24,10 @@ class Pool:
         self.idle: list[Connection] = []
         self.single_use = False
         """The server closes after each answer, whatever it says."""
+        self.announces = False
+        """The server says `Keep-Alive` when it will; then it closes when it does not say so, and a
+        close says nothing about the request that crossed it."""
+        self._reused = False
 
     @property
     def connecting(self) -> bool:
@@ -44,6 +48,12 @@ class Pool:
         except OSError:
             return  # the request that would have used it says why
 
+    def keeps_alive(self) -> bool:
+        """Whether the server has answered, or begun to, on a connection that was used before."""
+        if not self._reused:
+            self._reused = any(one.used and one.raw for one in self.open.values())
+        return self._reused
+
     def take(self) -> Connection | None:
         """A connection that is free, if there is one."""
         while self.idle:
@@ -54,7 +64,11 @@ class Pool:
 
     def give_back(self, connection: Connection, at: int) -> None:
         """Keep a connection whose exchange is over for the next one, if it may be used again."""
-        if self.single_use or not connection.reusable():
+        self._reused |= connection.used > 1
+        announced = connection.head is not None and "keep-alive" in connection.head.headers
+        closing = self.announces and not announced
+        self.announces |= announced
+        if self.single_use or closing or not connection.reusable():
             self.drop(connection)
             return
         connection.assign(None)

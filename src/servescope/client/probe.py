@@ -18,7 +18,8 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from servescope import plugins
-from servescope.client.answer import words
+from servescope.client.reading import words
+from servescope.client.secret import Secret
 from servescope.errors import BadInput, Unreachable, shorten
 from servescope.protocols import Ask, Event, ProtocolFault, WireProtocol
 
@@ -29,16 +30,6 @@ MAX_TRIES = 12
 MAX_TRANSIENT = 3
 _MAX_BYTES = 4 << 20
 _KNOWN_ENGINES = ("vllm", "sglang", "llamacpp", "lightllm")
-
-
-class Secret:
-    """A key that does not show itself."""
-
-    def __init__(self, value: str) -> None:
-        self.value = value
-
-    def __repr__(self) -> str:
-        return "***"
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +43,9 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     protocol: str | None = None
     """Protocol whose path the URL ends with."""
     basic: Secret | None = None
-    """From user:password in the URL."""
+    """User and password in the URL, as the header has them."""
+    phrase: Secret | None = None
+    """The password alone."""
 
     @property
     def netloc(self) -> str:
@@ -91,21 +84,25 @@ class Endpoint(msgspec.Struct, kw_only=True):
 def parse_target(text: str) -> Address:
     """The address in a URL or a bare host:port. Raises BadInput."""
     field = "TARGET"
-    parts = urlsplit(text if "://" in text else f"http://{text}")
+    try:
+        parts = urlsplit(text if "://" in text else f"http://{text}")
+    except ValueError:
+        raise BadInput(field, redact(text), "want a URL such as http://127.0.0.1:8000") from None
     if parts.scheme not in ("http", "https"):
         raise BadInput(field, redact(text), "want a URL such as http://127.0.0.1:8000")
     try:
-        port = parts.port or (443 if parts.scheme == "https" else 80)
+        port = (443 if parts.scheme == "https" else 80) if parts.port is None else parts.port
     except ValueError:
         raise BadInput(field, redact(text), "want a port from 1 to 65535") from None
-    if not parts.hostname or any(c.isspace() for c in text):
+    if not parts.hostname or not port or not text.isascii() or any(c.isspace() for c in text):
         raise BadInput(field, redact(text), "want a URL such as http://127.0.0.1:8000")
     if parts.query or parts.fragment:
         raise BadInput(field, redact(text), "want a URL without ? and #")
     prefix, protocol = _split_path(parts.path.rstrip("/"))
-    basic = None
+    basic = phrase = None
     if parts.username is not None:
-        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        phrase = Secret(unquote(parts.password or ""))
+        pair = f"{unquote(parts.username)}:{phrase.value}"
         basic = Secret(b64encode(pair.encode()).decode())
     return Address(
         scheme=parts.scheme,
@@ -114,6 +111,7 @@ def parse_target(text: str) -> Address:
         prefix=prefix,
         protocol=protocol,
         basic=basic,
+        phrase=phrase,
     )
 
 
@@ -127,7 +125,7 @@ def _split_path(path: str) -> tuple[str, str | None]:
 
 def redact(url: str) -> str:
     """A URL as typed, without user and password."""
-    scheme, slashes, rest = url.rpartition("://")
+    scheme, slashes, rest = url.partition("://") if "://" in url else ("", "", url)
     authority, slash, path = rest.partition("/")
     return f"{scheme}{slashes}{authority.rpartition('@')[2]}{slash}{path}"
 
@@ -146,10 +144,18 @@ class Dialogue:
         self.address, self.timeout_s = address, timeout_s
         self._context = context
         self.headers = {"User-Agent": "servescope (probe)", "Accept-Encoding": "identity"}
+        known = (key, address.basic, address.phrase)
+        self.secrets = [secret for secret in known if secret is not None and secret.value]
         if key is not None:
             self.headers["Authorization"] = f"Bearer {key.value}"
         elif address.basic is not None:
             self.headers["Authorization"] = f"Basic {address.basic.value}"
+
+    def hide(self, text: str) -> str:
+        """What a server said, with stars for the secrets that it repeats."""
+        for secret in self.secrets:
+            text = secret.hide(text)
+        return text
 
     def ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
         """Status and body of one answer; raises OSError or HTTPException.
@@ -168,9 +174,10 @@ class Dialogue:
         try:
             connection.request(method, self.address.prefix + path, body, headers)
             response = connection.getresponse()
-            return response.status, _drain(response, time.monotonic() + self.timeout_s)
+            found = _drain(response, time.monotonic() + self.timeout_s)
         finally:
             connection.close()
+        return response.status, found
 
     def get_json(self, path: str) -> Any:  # noqa: ANN401 (whatever JSON the server sent)
         """The JSON at a path; None where there is none."""
@@ -240,7 +247,7 @@ def probe(
         protocol=protocol or address.protocol or "",
         path="",
         model=model or (names[0] if names else ""),
-        models=names[:50],
+        models=[dialogue.hide(name) for name in names[:50]],
     )
     _engine(dialogue, endpoint, models)
     guesses = [endpoint.protocol] if endpoint.protocol else list(GUESSES)
@@ -251,7 +258,7 @@ def probe(
         if reason is None:
             endpoint.protocol, endpoint.path = name, address.prefix + wire.path
             break
-        reasons.append(f"{wire.path}: {reason}")
+        reasons.append(dialogue.hide(f"{wire.path}: {reason}"))
     else:
         if not endpoint.model:
             reasons.append("no model in /v1/models; name one with --model")
@@ -279,7 +286,7 @@ def _engine(dialogue: Dialogue, endpoint: Endpoint, models: list[dict[str, Any]]
     else:
         found = dialogue.get_json("/version")
         if isinstance(found, dict) and "version" in found:
-            endpoint.engine_version = str(found["version"])[:100]
+            endpoint.engine_version = dialogue.hide(str(found["version"])[:100])
     if isinstance(context, int) and context > 0:
         endpoint.context_tokens = context
 
@@ -309,6 +316,8 @@ class _Trial:
                 status, body = self.dialogue.ask("POST", self.wire.path, self._body())
             except (OSError, http.client.HTTPException) as error:
                 transient, reason = transient + 1, str(error) or type(error).__name__
+                if isinstance(error, TimeoutError):
+                    break  # who is silent once is silent again: the user waits
             else:
                 if status == 200:
                     transient, reason = self._read(body, transient)
@@ -378,20 +387,3 @@ class _Trial:
             return [self.wire.decode_whole(body)]
         decoder = self.wire.decoder()
         return [*decoder.feed(body), *decoder.close()]
-
-
-def count_prompt(dialogue: Dialogue, endpoint: Endpoint, text: str) -> int | None:
-    """Prompt tokens that the server counts for a text, by a generation of one token."""
-    wire: WireProtocol = plugins.make("--protocol", "servescope.protocols", endpoint.protocol, {})
-    ask = Ask(
-        prompt=text,
-        output_tokens=1,
-        model=endpoint.model,
-        stream=False,
-        max_completion_tokens="max_completion_tokens" in endpoint.fields,
-    )
-    try:
-        status, body = dialogue.ask("POST", wire.path, wire.encode(ask))
-        return wire.decode_whole(body).input_tokens if status == 200 else None
-    except (OSError, http.client.HTTPException, ProtocolFault):
-        return None

@@ -40,7 +40,6 @@ FATES = (
     "too_large",
     "cancelled",
 )
-ENDED, CLOSED, RESET = 0, 1, 2
 
 
 class Exchange(NamedTuple):

@@ -18,16 +18,21 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
 from servescope.client import wire
+from servescope.client.clock import punch_hole
 from servescope.client.feed import Settings
 from servescope.errors import ServescopeError
 
 START_AHEAD_NS = 5_000_000
 POLL_S = 0.02
+MOST_AT_ONCE = 64
+"""Exchanges read before the next process, an interrupt and the progress have their turn."""
 DRAIN_S = 5.0
+FREE_BYTES = 16 << 20
 
 Source = Callable[[int], tuple[int, int, bytes]]
 """Request k of the stage: (index over the run, most events of the answer, body)."""
@@ -63,15 +68,17 @@ class Worker:
 
     def __init__(self, number: int, settings: Settings, directory: Path) -> None:
         self.number = number
+        self.feed_error: Exception | None = None
         self._page_file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 (ours until closed)
         self._page_file.truncate(wire.PAGE_BYTES)
         self._page = memoryview(mmap.mmap(self._page_file.fileno(), wire.PAGE_BYTES)).cast("q")
         self._spool: BinaryIO = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115
-        self._read = 0
+        self._read = self._freed = 0
         descriptors = (self._page_file.fileno(), self._spool.fileno())
         self.process = subprocess.Popen(
             [
                 sys.executable,
+                "-P",  # what lies in the current directory is not ours to run
                 "-m",
                 "servescope.client.drive",
                 *map(str, (*descriptors, os.getpid())),
@@ -94,11 +101,15 @@ class Worker:
 
     def feed(self, numbers: Iterator[int], due_ns: Callable[[int], int], source: Source) -> None:
         """Render and send requests until there are no more; blocks while the pipe is full."""
-        for k in numbers:
-            index, limit, body = source(k)
-            if not self._write(wire.REQUEST.pack(index, due_ns(k), limit, len(body)) + body):
-                return
-        self.end_feed()
+        try:
+            for k in numbers:
+                index, limit, body = source(k)
+                if not self._write(wire.REQUEST.pack(index, due_ns(k), limit, len(body)) + body):
+                    return
+        except Exception as error:  # noqa: BLE001 (a thread's own would be printed and forgotten)
+            self.feed_error = error
+        finally:
+            self.end_feed()  # else the process would wait for more for ever
 
     def end_feed(self) -> None:
         """No more requests."""
@@ -137,6 +148,13 @@ class Worker:
                 return
             self._read += length
             yield wire.unpack_exchange(frame)
+            self._give_back_space()
+
+    def _give_back_space(self) -> None:
+        """Free the part of the spool that has been read; a system that cannot keeps it longer."""
+        if self._read - self._freed >= FREE_BYTES:
+            punch_hole(self._spool.fileno(), self._freed, self._read - self._freed)
+            self._freed = self._read
 
     def health(self) -> Health:
         """What the process says of itself, after it has ended."""
@@ -195,7 +213,13 @@ class Workers:
             self.close()
             raise
 
-    def begin(self, total: int, due_ns: Callable[[int], int], source: Source) -> int:
+    def begin(
+        self,
+        total: int,
+        due_ns: Callable[[int], int],
+        source: Source,
+        interrupted: Callable[[], int],
+    ) -> int:
         """Feed the processes, wait until all are ready, start them; returns the start instant.
 
         `due_ns(k)` is when request k is due, since the start; -1 in a closed loop.
@@ -211,8 +235,10 @@ class Workers:
         ]
         for feeder in self._feeders:
             feeder.start()
-        while not all(worker.ready for worker in self.workers):
+        while not interrupted() and not all(worker.ready for worker in self.workers):
             for worker in self.workers:
+                if worker.feed_error is not None:
+                    raise worker.feed_error
                 if worker.process.poll() is not None:
                     raise ServescopeError(f"a load process died: {worker.last_words()}")
             time.sleep(0.001)
@@ -222,15 +248,17 @@ class Workers:
         return at_ns
 
     def exchanges(self) -> Iterator[wire.Exchange | None]:
-        """Finished exchanges as they come, None where there is none at present, to the end."""
+        """Finished exchanges as they come, and None now and then: other things want doing too."""
         while True:
             running = any(worker.process.poll() is None for worker in self.workers)
             came = False
             for worker in self.workers:
-                for exchange in worker.exchanges():
+                if worker.feed_error is not None:
+                    raise worker.feed_error
+                for exchange in islice(worker.exchanges(), MOST_AT_ONCE):
                     came = True
                     yield exchange
-            if not running:
+            if not running and not came:
                 return
             yield None
             if not came:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -84,6 +85,7 @@ class Passes:
     ) -> None:
         self._entries = (entry for record in records if (entry := read(record)) is not None)
         self._known: list[Entry] = []
+        self._lock = Lock()  # each load process is fed by a thread of its own
         self._setting, self._unique = setting, unique
         if not self._reach(0):
             raise nothing
@@ -96,11 +98,12 @@ class Passes:
         return Item(prompt=prompt, output_tokens=tokens, pinned=pinned)
 
     def _reach(self, i: int) -> bool:
-        while len(self._known) <= i:
-            entry = next(self._entries, None)
-            if entry is None:
-                return False
-            self._known.append(entry)
+        with self._lock:
+            while len(self._known) <= i:
+                entry = next(self._entries, None)
+                if entry is None:
+                    return False
+                self._known.append(entry)
         return True
 
     def _answer(self, entry: Entry, i: int) -> tuple[int, bool]:

@@ -11,6 +11,8 @@ from servescope.protocols import Ask, Event, ProtocolFault, Reply
 from servescope.protocols.sse import EventStream
 
 _BAD_FINISH = ("error", "abort")
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for what is no JSON, no UTF-8, of the wrong shape or nested too deep."""
 
 
 class Details(msgspec.Struct):
@@ -50,8 +52,7 @@ class ChunkBase(msgspec.Struct):
     metrics: Metrics | None = None
     error: Any = None
     object: str | None = None
-    message: str | None = None
-    detail: Any = None
+    message: Any = None
 
 
 def common_event(chunk: ChunkBase) -> Event:
@@ -68,7 +69,7 @@ def common_event(chunk: ChunkBase) -> Event:
     if chunk.error is not None:
         event.error = error_words(chunk.error)
     elif chunk.object == "error":  # SGLang's flat form
-        event.error = chunk.message or "error"
+        event.error = str(chunk.message or "error")
     return event
 
 
@@ -122,19 +123,22 @@ def options(ask: Ask) -> dict[str, Any]:
 class StreamOptions(msgspec.Struct):
     """`stream_options` of a request."""
 
-    include_usage: bool = False
-    continuous_usage_stats: bool = False
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
 
 
 class RequestBase(msgspec.Struct, kw_only=True):
-    """The fields of a request that both endpoints share, for the server half."""
+    """The fields of a request that both endpoints share, for the server half.
 
-    model: str = ""
+    All may be null: clients send null for what their user left out.
+    """
+
+    model: str | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
-    stream: bool = False
+    stream: bool | None = None
     stream_options: StreamOptions | None = None
-    ignore_eos: bool = False
+    ignore_eos: bool | None = None
     min_tokens: int | None = None
 
 
@@ -142,25 +146,26 @@ def parse_request(body: bytes, decoder: msgspec.json.Decoder[Any]) -> Any:  # no
     """The typed request; raises ProtocolFault in the words that a client should read."""
     try:
         return decoder.decode(body)
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         raise ProtocolFault("http_4xx", str(error)) from None
 
 
 def ask_of(request: RequestBase, prompt: str | tuple[int, ...] | tuple[Message, ...]) -> Ask:
     """What a parsed request asks. The limit is 16 tokens where none is stated, as upstream."""
-    limit = request.max_completion_tokens or request.max_tokens or 16
+    stated = (request.max_completion_tokens, request.max_tokens)
+    limit = next((number for number in stated if number is not None), 16)
     if limit < 1:
         raise ProtocolFault("http_4xx", f"max_tokens must be at least 1, got {limit}.")
     stream = request.stream_options or StreamOptions()
     return Ask(
         prompt=prompt,
-        model=request.model,
+        model=request.model or "",
         output_tokens=limit,
-        stream=request.stream,
-        ignore_eos=request.ignore_eos,
+        stream=bool(request.stream),
+        ignore_eos=bool(request.ignore_eos),
         min_tokens=bool(request.min_tokens and request.min_tokens >= limit),
-        usage=stream.include_usage,
-        usage_each=stream.include_usage and stream.continuous_usage_stats,
+        usage=bool(stream.include_usage),
+        usage_each=bool(stream.include_usage and stream.continuous_usage_stats),
         max_completion_tokens=request.max_completion_tokens is not None,
     )
 
@@ -223,6 +228,6 @@ def decode_json(decode: Any, data: bytes) -> Event:  # noqa: ANN401 (Callable[[b
     """One event; malformed JSON or UTF-8 is a ProtocolFault that shows the bytes."""
     try:
         event: Event = decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise ProtocolFault("protocol", f"{error}: {data[:120]!r}") from None
     return event

@@ -84,7 +84,7 @@ def _head(text: bytes, size: int) -> Head:
         value = value.strip()
         headers[key] = f"{headers[key]}, {value}" if key in headers else value
     length = headers.get("content-length", "0")
-    if not (length.isascii() and length.isdigit()):
+    if not (length.isascii() and length.isdigit() and len(length) < 19):
         raise ProtocolFault("protocol", f"bad content-length: {length[:80]!r}")
     return Head(int(code), headers, size, version == b"HTTP/1.0")
 

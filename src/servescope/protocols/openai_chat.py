@@ -43,8 +43,18 @@ class _Chunk(_openai.ChunkBase):
     choices: list[_Choice] | None = None
 
 
+class _Part(msgspec.Struct):
+    type: str
+    text: str | None = None
+
+
+class _Message(msgspec.Struct):
+    role: str
+    content: str | list[_Part] | None = None
+
+
 class _Request(_openai.RequestBase, kw_only=True):
-    messages: list[Message]
+    messages: list[_Message]
 
 
 _CHUNK = msgspec.json.Decoder(_Chunk)
@@ -77,7 +87,7 @@ class OpenAIChat(msgspec.Struct, frozen=True, tag="openai-chat"):
         request = _openai.parse_request(body, _REQUEST)
         if not request.messages:
             raise ProtocolFault("http_4xx", "messages must not be empty")
-        return _openai.ask_of(request, tuple(request.messages))
+        return _openai.ask_of(request, tuple(map(_plain, request.messages)))
 
     def render_opening(self, reply: Reply) -> bytes:
         """The chunk that holds only the role."""
@@ -108,6 +118,16 @@ class OpenAIChat(msgspec.Struct, frozen=True, tag="openai-chat"):
     def render_error(self, status: int, message: str) -> bytes:
         """An error body."""
         return _openai.error_json(status, message)
+
+
+def _plain(message: _Message) -> Message:
+    """A request's message; its parts become lines, as vLLM joins them."""
+    content = message.content or ""
+    if not isinstance(content, str):
+        if other := [part.type for part in content if part.text is None]:
+            raise ProtocolFault("http_4xx", f"content of type {other[0]!r}: want text")
+        content = "\n".join(part.text or "" for part in content)
+    return Message(message.role, content)
 
 
 def _decode(data: bytes) -> Event:

@@ -24,7 +24,7 @@ class _Chunk(_openai.ChunkBase):
 
 
 class _Request(_openai.RequestBase, kw_only=True):
-    prompt: str | list[int]
+    prompt: str | list[int | str | list[int]]
 
 
 _CHUNK = msgspec.json.Decoder(_Chunk)
@@ -56,10 +56,7 @@ class OpenAICompletions(msgspec.Struct, frozen=True, tag="openai-completions"):
     def parse(self, body: bytes) -> Ask:
         """What a request asks."""
         request = _openai.parse_request(body, _REQUEST)
-        prompt = request.prompt
-        if not prompt:
-            raise ProtocolFault("http_4xx", "prompt must not be empty")
-        return _openai.ask_of(request, prompt if isinstance(prompt, str) else tuple(prompt))
+        return _openai.ask_of(request, _only_prompt(request.prompt))
 
     def render_opening(self, reply: Reply) -> bytes:
         """Nothing: the first event carries the first token."""
@@ -89,6 +86,22 @@ class OpenAICompletions(msgspec.Struct, frozen=True, tag="openai-completions"):
     def render_error(self, status: int, message: str) -> bytes:
         """An error body."""
         return _openai.error_json(status, message)
+
+
+def _only_prompt(prompt: str | list[int | str | list[int]]) -> str | tuple[int, ...]:
+    """A text or token ids, which some clients wrap in a list of one."""
+    only: Any = prompt
+    if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
+        only = prompt[0]
+        if len(prompt) > 1:
+            raise ProtocolFault("http_4xx", "only one prompt is served in a request")
+    if not only:
+        raise ProtocolFault("http_4xx", "prompt must not be empty")
+    if isinstance(only, str):
+        return only
+    if not all(isinstance(part, int) for part in only):
+        raise ProtocolFault("http_4xx", "prompt must be a text or token ids, not both")
+    return tuple(only)
 
 
 def _decode(data: bytes) -> Event:

@@ -37,7 +37,11 @@ LATENCIES = (
     ("connect_s", "connect"),
     ("lateness_s", "sent after due"),
 )
-COUNTS = (("input_tokens", "input tokens"), ("output_tokens", "output tokens"))
+COUNTS = (
+    ("input_tokens", "input tokens"),
+    ("cached_tokens", "of them cached"),
+    ("output_tokens", "output tokens"),
+)
 STATISTICS = ("mean", "p50", "p90", "p95", "p99", "max")
 _HIDDEN_UNLESS_DIFFERENT = ("ttft_from_due_s", "e2e_from_due_s")
 
@@ -64,7 +68,8 @@ def print_table(summary: Summary, out: TextIO, *, colour: bool, width: int = WID
         when = summary.started_utc[:16].replace("T", " ")
         console.print(Text(printable(f"{summary.target}, {when} UTC"), "dim"))
     if not summary.complete:
-        console.print(Text("INCOMPLETE: this run ended before its plan was done.", "bold red"))
+        why = printable(summary.ended_by or "")
+        console.print(Text(f"INCOMPLETE: ended before its plan was done ({why})", "bold red"))
     if len(summary.stages) > 1:
         console.print(_overview(summary.stages))
     for stage in summary.stages:
@@ -172,6 +177,8 @@ def _latencies(figures: dict[str, Any]) -> Table:
         if differs or key not in _HIDDEN_UNLESS_DIFFERENT:
             grid.add_row(*_row(label, figures.get(key), format_seconds))
     for key, label in COUNTS:
+        if key == "cached_tokens" and figures.get(key) is None:
+            continue
         grid.add_row(*_row(label, figures.get(key), three_digits))
     return grid
 

@@ -1,0 +1,313 @@
+"""What every protocol in the folder must hold, whatever its wire format: both halves agree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from servescope.client.reading import read
+from servescope.datasets import Message
+from servescope.plugins import find
+from servescope.protocols import Ask, Event, ProtocolFault, Reply
+from tests.support.framing import CUTS, Framed, chunked, cut, sized, unsized
+
+KINDS = find("servescope.protocols")
+AWKWARD = [
+    "",
+    "\r\n",
+    "\n\n",
+    "\r",
+    "\0",
+    '"',
+    "\\",
+    "😀",
+    "é",
+    "\u2028",
+    "\ufeff",
+    "\ufffd",
+    "\x7f",
+]
+AWKWARD += ["data: ", "data: [DONE]\n\n", ": ", "event: error", '{"error":{}}', "</s>", "\ud7ff"]
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream"
+
+texts = st.sampled_from(AWKWARD) | st.text(max_size=12)
+words = st.text(min_size=1, max_size=40)
+messages = st.builds(Message, st.sampled_from(["system", "user", "assistant"]), words)
+replies = st.builds(
+    Reply,
+    id=texts,
+    model=texts,
+    created=st.integers(0, 1 << 32),
+    input_tokens=st.integers(1, 10**6),
+)
+finishes = st.sampled_from(["stop", "length"])
+
+
+@pytest.fixture(params=sorted(KINDS), scope="module")
+def wire(request):
+    return KINDS[request.param]()
+
+
+@st.composite
+def asks(draw, wire, *, stream=None):
+    """Asks that `wire` can express."""
+    prompts = [words, st.lists(messages, min_size=1, max_size=4).map(tuple)]
+    if wire.takes_ids:
+        prompts.append(st.lists(st.integers(0, 2**31), min_size=1, max_size=8).map(tuple))
+    streamed = draw(st.booleans()) if stream is None else stream
+    usage = streamed and draw(st.booleans())
+    ask = Ask(
+        prompt=draw(st.one_of(prompts)),
+        output_tokens=draw(st.integers(1, 10**6)),
+        model=draw(texts),
+        stream=streamed,
+        usage=usage,
+        usage_each=usage and draw(st.booleans()),
+        ignore_eos=draw(st.booleans()),
+        min_tokens=draw(st.booleans()),
+    )
+    newer = msgspec.structs.replace(ask, max_completion_tokens=True)
+    told_apart = wire.encode(newer) != wire.encode(ask)
+    return newer if told_apart and draw(st.booleans()) else ask
+
+
+@dataclass
+class Answer:
+    """A streamed answer as the server half renders it."""
+
+    ask: Ask
+    reply: Reply
+    texts: list[str]
+    totals: list[int]
+    finish: str
+    parts: list[bytes]
+    """Opening, one a text, closing."""
+
+    @property
+    def contents(self) -> list[tuple[str, int | None, int]]:
+        """Text, count so far and end in the body of every chunk that is not empty."""
+        ends, end = [], 0
+        for part in self.parts:
+            end += len(part)
+            ends.append(end)
+        totals = [total if self.ask.usage_each else None for total in self.totals]
+        chunks = zip(self.texts, totals, ends[1:], strict=False)
+        return [chunk for chunk in chunks if chunk[0]]
+
+
+@st.composite
+def answers(draw, wire):
+    ask, reply, finish = draw(asks(wire, stream=True)), draw(replies), draw(finishes)
+    chunks = draw(st.lists(st.tuples(texts, st.integers(1, 5)), min_size=1, max_size=8))
+    parts, totals = [wire.render_opening(reply)], [0]
+    for i, (text, tokens) in enumerate(chunks, 1):
+        totals.append(totals[-1] + tokens)
+        last = finish if i == len(chunks) else None
+        parts.append(wire.render_chunk(ask, reply, text, totals[-1], last))
+    parts.append(wire.render_closing(ask, reply, totals[-1]))
+    return Answer(ask, reply, [text for text, _ in chunks], totals[1:], finish, parts)
+
+
+@st.composite
+def framings(draw, body: bytes, head: bytes = OK) -> Framed:
+    kind = draw(st.sampled_from([chunked, sized, unsized]))
+    if kind is chunked:
+        return chunked(head, body, draw(CUTS), draw(st.sampled_from([b"", b";a=b", b' ;a="b"'])))
+    return kind(head, body)
+
+
+def prompt_of(ask: Ask):
+    """A prompt without the form that a protocol may have to give it."""
+    if isinstance(ask.prompt, tuple) and isinstance(ask.prompt[0], Message):
+        return "\n\n".join(message.content for message in ask.prompt)
+    return ask.prompt
+
+
+def decode(wire, pieces: list[bytes]) -> list[Event]:
+    decoder = wire.decoder()
+    return [event for piece in pieces for event in decoder.feed(piece)] + decoder.close()
+
+
+def fault_of(function, *arguments) -> str | None:
+    """The kind of the ProtocolFault that a call raises, if it does."""
+    try:
+        function(*arguments)
+    except ProtocolFault as fault:
+        return fault.kind
+    return None
+
+
+def last(values):
+    """The last value that is stated."""
+    return next((value for value in reversed(list(values)) if value is not None), None)
+
+
+@given(data=st.data())
+def test_what_is_encoded_parses_as_the_same_ask(wire, data):
+    ask = data.draw(asks(wire))
+    parsed = wire.parse(wire.encode(ask))
+    assert msgspec.structs.replace(parsed, prompt=ask.prompt) == ask
+    assert prompt_of(parsed) == prompt_of(ask)
+    assert wire.parse(wire.encode(parsed)) == parsed
+
+
+@given(data=st.data())
+def test_a_prompt_in_the_protocols_own_form_keeps_that_form(wire, data):
+    ask = data.draw(asks(wire))
+    parsed = wire.parse(wire.encode(ask))
+    if type(parsed.prompt) is type(ask.prompt) and type(parsed.prompt[0]) is type(ask.prompt[0]):
+        assert parsed == ask
+
+
+@given(st.text(max_size=8), st.integers())
+def test_fields_of_the_user_are_sent_as_they_are(wire, text, number):
+    more = {"seed": number % 2**63, "stop": [text], "nested": {"a": None, "b": [1.5, True]}}
+    body = msgspec.json.decode(wire.encode(Ask(prompt="x", output_tokens=1, extra=more)))
+    assert body | more == body
+
+
+@given(data=st.data())
+def test_a_stream_decodes_to_what_was_rendered_however_it_is_cut(wire, data):
+    answer = data.draw(answers(wire))
+    events = decode(wire, cut(b"".join(answer.parts), data.draw(CUTS)))
+    contents = [(event.text, event.output_tokens) for event in events if event.has_content]
+    assert contents == [(text, total) for text, total, _ in answer.contents]
+    assert last(event.finish_reason for event in events) == answer.finish
+    assert not any(event.error or event.reasoning or event.tool for event in events)
+    counts = (last(e.input_tokens for e in events), last(e.output_tokens for e in events))
+    if answer.ask.usage:
+        assert counts == (answer.reply.input_tokens, answer.totals[-1])
+    elif "usage" in wire.optional:
+        assert counts == (None, None)
+
+
+@given(data=st.data())
+def test_a_whole_answer_decodes_to_what_was_rendered(wire, data):
+    reply, text = data.draw(replies), data.draw(st.text())
+    tokens, finish = data.draw(st.integers(1, 10**6)), data.draw(finishes)
+    event = wire.decode_whole(wire.render_whole(reply, text, tokens, finish))
+    assert (event.text, event.finish_reason, event.error) == (text, finish, None)
+    assert (event.input_tokens, event.output_tokens) == (reply.input_tokens, tokens)
+
+
+@given(data=st.data())
+def test_a_streamed_response_is_read_with_the_time_of_the_read_that_completed_each_event(
+    wire, data
+):
+    answer = data.draw(answers(wire))
+    response = data.draw(framings(b"".join(answer.parts)))
+    reads = response.reads(data.draw(CUTS))
+    reading = read(wire, response.raw, reads, closed=response.closed)
+    assert (reading.fault, reading.error, reading.framed_end) == (None, None, True)
+    assert reading.texts == [text for text, _, _ in answer.contents]
+    assert reading.chunk_total == [total for _, total, _ in answer.contents]
+    times = [response.came(end, reads) for _, _, end in answer.contents]
+    assert reading.chunk_at == times
+    assert reading.merged == len(times) - len(set(times))
+    assert reading.first_output_at == (times[0] if times else None)
+    assert reading.finish_reason == answer.finish
+    if answer.ask.usage:
+        counts = (reading.input_tokens, reading.output_tokens)
+        assert counts == (answer.reply.input_tokens, answer.totals[-1])
+
+
+@given(data=st.data())
+def test_a_whole_response_is_read_at_its_last_read(wire, data):
+    reply, text = data.draw(replies), data.draw(words)
+    finish = data.draw(finishes)
+    response = data.draw(framings(wire.render_whole(reply, text, 7, finish)))
+    reads = response.reads(data.draw(CUTS))
+    reading = read(wire, response.raw, reads, closed=response.closed)
+    assert (reading.fault, reading.error, reading.framed_end) == (None, None, True)
+    assert (reading.texts, reading.chunk_at) == ([text], [reads[-2]])
+    assert (reading.input_tokens, reading.output_tokens) == (reply.input_tokens, 7)
+    assert reading.finish_reason == finish
+
+
+@given(data=st.data())
+def test_a_response_that_is_cut_off_is_never_whole(wire, data):
+    answer = data.draw(answers(wire))
+    response = data.draw(framings(b"".join(answer.parts)))
+    if response.closed:
+        return
+    raw = response.raw[: data.draw(st.integers(0, len(response.raw) - 1))]
+    response = Framed(raw, response.at, closed=True)
+    reading = read(wire, raw, response.reads(data.draw(CUTS)), closed=True)
+    assert not reading.framed_end
+    assert reading.fault is None
+    whole = [text for text, _, _ in answer.contents]
+    assert reading.texts == whole[: len(reading.texts)]
+
+
+@given(data=st.data())
+def test_an_error_with_its_status_is_read_in_the_servers_words(wire, data):
+    status = data.draw(st.sampled_from([400, 404, 422, 429, 500, 503]))
+    message = data.draw(words)
+    head = b"HTTP/1.1 %d Error\r\nContent-Type: application/json" % status
+    response = data.draw(framings(wire.render_error(status, message), head))
+    reads = response.reads(data.draw(CUTS))
+    reading = read(wire, response.raw, reads, closed=response.closed)
+    assert (reading.fault, reading.texts, reading.framed_end) == (None, [], True)
+    assert reading.error == message
+
+
+@given(data=st.data())
+def test_an_error_inside_a_stream_is_read_in_the_servers_words(wire, data):
+    answer, message = data.draw(answers(wire)), data.draw(words)
+    error = b"data: " + wire.render_error(503, message) + b"\n\n"
+    kept = data.draw(st.integers(0, len(answer.parts) - 1))
+    body = b"".join([*answer.parts[:kept], error, answer.parts[-1]])
+    response = data.draw(framings(body))
+    reads = response.reads(data.draw(CUTS))
+    reading = read(wire, response.raw, reads, closed=response.closed)
+    assert reading.fault is None
+    assert reading.error == message
+    assert reading.texts == [text for text in answer.texts[: max(0, kept - 1)] if text]
+
+
+@given(data=st.data())
+def test_an_error_in_place_of_a_whole_answer_is_an_error(wire, data):
+    message = data.draw(words)
+    event = wire.decode_whole(wire.render_error(500, message))
+    assert (event.error, event.text) == (message, "")
+
+
+@given(data=st.data())
+@settings(max_examples=200)
+def test_no_bytes_make_the_client_half_raise_anything_but_its_own_fault(wire, data):
+    parts = st.sampled_from(AWKWARD).map(str.encode) | st.binary(max_size=20)
+    parts |= st.sampled_from(
+        [b"data: {}\n\n", b"[", b'{"choices":[{', b'"', b"}", b"\xff", b"1e999"]
+    )
+    body = b"".join(data.draw(st.lists(parts, max_size=12)))
+    assert fault_of(decode, wire, [body]) in (None, "protocol", "too_large")
+    assert fault_of(wire.decode_whole, body) in (None, "protocol", "too_large")
+    assert fault_of(wire.parse, body) in (None, "http_4xx")
+
+
+def test_json_nested_too_deep_is_a_fault_in_both_halves(wire):
+    deep = b'{"unknown":' + b"[" * 100_000
+    with pytest.raises(ProtocolFault):
+        wire.decode_whole(deep)
+    with pytest.raises(ProtocolFault):
+        decode(wire, [b"data: " + deep + b"\n\n"])
+    with pytest.raises(ProtocolFault):
+        wire.parse(deep)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"{}", b'"x"', b"\xff", b'{"a":1}'])
+def test_a_request_that_asks_nothing_is_refused_in_words(wire, body):
+    with pytest.raises(ProtocolFault) as fault:
+        wire.parse(body)
+    assert fault.value.kind == "http_4xx"
+    assert str(fault.value)
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_request_for_no_token_is_refused(wire, limit):
+    with pytest.raises(ProtocolFault, match=f"at least 1, got {limit}"):
+        wire.parse(wire.encode(Ask(prompt="x", output_tokens=limit)))
