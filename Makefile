@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 VLLM   := .venv-vllm
 
-.PHONY: help demo check test test-vllm format clean
+.PHONY: help demo lint check test test-vllm format clean
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -29,17 +29,19 @@ $(VENV)/installed-dev: $(VENV)/installed
 demo: $(VENV)/installed-demo ## serve a small real model on this machine and measure it
 	@$(BIN)/python scripts/demo.py
 
-check: $(VENV)/installed-dev ## format, lint, types and the tests without real engines
+lint: $(VENV)/installed-dev ## format, lint, types
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q --ignore tests/real
 
-test: check ## all that CI runs: check, and the tests against a real llama.cpp
-	$(BIN)/python -m pytest -q tests/real
+check: lint ## lint and the quick tests: about a minute
+	$(BIN)/python -m pytest -q -m "not vllm and not slow"
+
+test: lint ## all that CI runs: lint and every test, those against a real llama.cpp too
+	$(BIN)/python -m pytest -q
 
 $(VLLM)/installed: scripts/install-vllm.sh
-	bash scripts/install-vllm.sh $(VLLM)
+	PYTHON=$(PYTHON) bash scripts/install-vllm.sh $(VLLM)
 	touch $@
 
 test-vllm: $(VENV)/installed-dev $(VLLM)/installed ## the tests against a real vLLM on the CPU

@@ -5,7 +5,7 @@
 set -euo pipefail
 venv=$1
 version=0.32.0
-python3 -m venv "$venv"
+"${PYTHON:-python3}" -m venv "$venv"
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check --quiet "$@"; }
 pip install torch==2.13.0
 # Its own requirements would bring CUDA builds of torchvision and torchaudio, which cannot be loaded

@@ -29,6 +29,8 @@ from tests.support.faults import (
 from tests.support.served import Served
 from tests.test_faults import LONGEST_S, measure, unused_url
 
+pytestmark = pytest.mark.slow
+
 TWO = event({"content": " x x x x x x x x"})
 BIG = event({"content": "x" * (17 << 20)})
 

@@ -20,6 +20,8 @@ from tests.support.faults import (
 )
 from tests.support.faulty import FaultyServed, VanishingServed
 
+pytestmark = pytest.mark.slow
+
 QUICK = {
     "timeout": "6s",
     "timeout_connect": "1s",

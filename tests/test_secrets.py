@@ -15,6 +15,8 @@ from tests.support.command import QUICK, Command
 from tests.support.faults import answer, script, streamed, whole
 from tests.support.served import MODELS, Served
 
+pytestmark = pytest.mark.slow
+
 KEY = "sk-correct-horse-battery-staple"
 PASSWORD = "pa55word-of-mine"  # noqa: S105 (of nobody)
 PAIR = base64.b64encode(f"me:{PASSWORD}".encode()).decode()
