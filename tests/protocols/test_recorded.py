@@ -231,8 +231,9 @@ def test_tgi_sends_an_empty_finish_reason_before_the_last_and_usage_inside_the_l
         head + b'" word","finish_reason":""}]}',
         head + b'" end","finish_reason":"length"}],"usage":' + usage + b"}",
     ]
-    reading = decode(COMPLETIONS, stream(*events[:1]))
-    assert reading.finish_reason is None
+    assert [event.finish_reason for event in map(COMPLETIONS.decode_whole, events)] == [
+        *(None, "length")
+    ]
     reading = decode(COMPLETIONS, stream(*events))
     assert reading.texts == [" word", " end"]
     assert reading.finish_reason == "length"

@@ -133,6 +133,7 @@ TOO_LARGE = {
     "an event in one piece": [b"data: " + b"x" * 100 + b"\n\n"],
     "a line in small pieces": [b"data: ", *[b"x" * 10] * 10],
     "a line that the piece with its end makes too large": [b"data: ", b"x" * 40, b"x" * 60 + b"\n"],
+    "a line whose beginning came with the end of another": [b"\ndata: " + b"x" * 50, b"x" * 50],
     "many lines in one piece": [b"data: xxxxxxxxxx\n" * 10],
     "many lines in many pieces": [b"data: xxxxxxxxxx\n"] * 10,
     "many empty lines": [b"data:\n"] * 100,

@@ -146,6 +146,7 @@ class Served:
         server = await asyncio.start_server(
             self._connection, "127.0.0.1", 0, backlog=1024, ssl=context
         )
+        self.listener = server
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         await self._stop.wait()
