@@ -330,3 +330,13 @@ def test_no_bytes_raise_anything_but_a_fault(raw, cuts):
         with suppress(ProtocolFault):
             if parse_head(start + raw) is not None:
                 unframe(start + raw, cuts)
+
+
+@pytest.mark.parametrize("cut", [1, 4, 9])
+def test_a_compressed_body_that_is_cut_is_not_whole_though_its_framing_ends(cut):
+    packed = gzip.compress(b"data: x\n\n" * 20)[:-cut]
+    head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(packed)}\r\n\r\n"
+    reader = BodyReader(parse_head(head.encode()))
+    reader.feed(packed)
+    assert reader.ended
+    assert not reader.whole

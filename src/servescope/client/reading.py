@@ -108,7 +108,7 @@ def _read(
             reading.note(decoder.feed(content), at)
     if closed:
         body.close()
-    reading.framed_end = body.ended
+    reading.framed_end = body.whole
     if whole is not None:
         _note_whole(reading, protocol, b"".join(whole), at)
     else:

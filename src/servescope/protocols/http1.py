@@ -8,6 +8,7 @@ import msgspec
 
 from servescope.protocols import ProtocolFault
 
+_HEX = b"0123456789abcdefABCDEF"
 MAX_HEAD_BYTES = 256 << 10
 MAX_LINE_BYTES = 64 << 10
 MAX_BODY_BYTES = 64 << 20
@@ -123,6 +124,12 @@ class BodyReader:
         if self._left is None and self._unframe is None:
             self.ended = True
 
+    @property
+    def whole(self) -> bool:
+        """Whether the framing has ended, and the compressed content in it too."""
+        packed = self._inflate is not None and self._deflated and not self._inflate.eof
+        return self.ended and not packed
+
     def _decompress(self, data: bytes) -> bytes:
         assert self._inflate is not None  # noqa: S101 (for the type checker)
         self._deflated += len(data)
@@ -187,7 +194,7 @@ class Chunks:
             return
         digits = line.partition(b";")[0].strip()
         try:
-            chunk = int(digits, 16) if digits.isalnum() else -1
+            chunk = int(digits, 16) if not digits.strip(_HEX) else -1
         except ValueError:
             chunk = -1
         if chunk < 0:

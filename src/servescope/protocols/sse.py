@@ -74,4 +74,5 @@ class EventStream:
                     raise ProtocolFault("too_large", _TOO_LARGE)
             elif line == b"data":
                 self._data.append(b"")
+                self._data_size += len(line)
         return events
