@@ -67,12 +67,9 @@ class EventStream:
                 if self._data:
                     events.append(self._data[0] if len(self._data) == 1 else b"\n".join(self._data))
                     self._data, self._data_size = [], 0
-            elif line.startswith(b"data:"):
+            elif line.startswith(b"data:") or line == b"data":
                 self._data.append(line[6:] if line.startswith(b"data: ") else line[5:])
                 self._data_size += len(line)
                 if self._data_size > MAX_EVENT_BYTES:
                     raise ProtocolFault("too_large", _TOO_LARGE)
-            elif line == b"data":
-                self._data.append(b"")
-                self._data_size += len(line)
         return events
