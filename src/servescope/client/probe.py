@@ -324,7 +324,7 @@ class _Trial:
                     if not reason:
                         return None
                 else:
-                    reason = f"HTTP {status}: {shorten(words(body), 300)}"
+                    reason = f"HTTP {status}: {shorten(self.dialogue.hide(words(body)), 300)}"
                     refused = status in (400, 422) and self._give_up(reason)
                     transient += 0 if refused else 1
             if transient >= MAX_TRIES or transient >= MAX_TRANSIENT:
