@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from servescope.errors import BadInput
-from servescope.goodput import check_slo, meets, parse_slo, parse_vllm_goodput
+from servescope.goodput import Verdict, check_slo, meets, parse_slo, parse_vllm_goodput
 from servescope.metrics import figures
 from servescope.records import Record, columns
 
@@ -151,4 +151,4 @@ def test_a_bound_without_a_statistic_is_met_when_every_request_meets_it():
 
 def test_a_bound_on_a_figure_that_was_not_measured_is_undecided():
     verdicts = check_slo(parse_slo("slo", "tpot_p95<50ms"), figures(columns([request((70,))])))
-    assert verdicts == [("tpot_p95<50ms", None, None)]
+    assert verdicts == [Verdict("tpot_p95<50ms", None, None)]

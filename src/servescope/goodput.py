@@ -13,7 +13,7 @@ meets it.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -76,7 +76,7 @@ class Slo(msgspec.Struct, frozen=True):
         return ",".join(bound.text for bound in self.bounds)
 
 
-class Verdict(NamedTuple):
+class Verdict(msgspec.Struct, frozen=True):
     """Whether a stage met one bound."""
 
     bound: str

@@ -144,7 +144,6 @@ class Columns:
     counted_by_server: NDArray[np.bool_]
     outcome: NDArray[np.int64]
     attempts: NDArray[np.int64]
-    server_ttft_ns: NDArray[np.int64]
     chunk_start: NDArray[np.int64]
     """Shape (n + 1,)."""
     chunk_ns: NDArray[np.int64]
@@ -205,13 +204,6 @@ def columns(records: Sequence[Record]) -> Columns:
         pinned=np.fromiter((r.pinned for r in records), np.bool_, n),
         counted_by_server=np.fromiter((r.count_source == "server" for r in records), np.bool_, n),
         outcome=_column((OUTCOMES.index(r.outcome) for r in records), n),
-        server_ttft_ns=_column(
-            (
-                round(r.server_s["ttft_s"] * 1e9) if "ttft_s" in r.server_s else None
-                for r in records
-            ),
-            n,
-        ),
         chunk_start=start,
         chunk_ns=chunk_ns,
         chunk_tokens=chunk_tokens,

@@ -30,15 +30,6 @@ class Reason(msgspec.Struct, kw_only=True):
     words: str
 
 
-class Bound(msgspec.Struct, kw_only=True):
-    """One bound of the SLO and what the stage reached."""
-
-    bound: str
-    value: float | None
-    met: bool | None
-    """None where the figure could not be measured; it counts as not met."""
-
-
 class StageSummary(msgspec.Struct, kw_only=True):
     """One stage: what came of its requests, and the figures."""
 
@@ -47,7 +38,7 @@ class StageSummary(msgspec.Struct, kw_only=True):
     figures: dict[str, Any]
     doubts: list[Doubt] = []
     reasons: list[Reason] = []
-    slo: list[Bound] = []
+    slo: list[goodput.Verdict] = []
     attempts: int = 0
     """Sendings in all: above the number of requests where some were tried again."""
     never_sent: int = 0
@@ -154,7 +145,7 @@ def _stage(
         figures=figures,
         doubts=doubts(facts, columns, figures, samples),
         reasons=reasons,
-        slo=[Bound(bound=v.bound, value=v.value, met=v.met) for v in verdicts],
+        slo=verdicts,
         attempts=int(np.sum(columns.attempts[columns.sent_ns != ABSENT])),
         never_sent=int(np.sum(columns.sent_ns == ABSENT)),
     )

@@ -9,13 +9,13 @@ class Counters:
     """Counts and the loop's lag."""
 
     __slots__ = (
-        *("bytes", "clock_steps", "events", "finished"),
-        *("_lag", "_lag_max_ns", "_page", "_stamps", "sent"),
+        *("_lag", "_lag_max_ns", "_page", "_stamps"),
+        *("clock_steps", "finished", "sent"),
     )
 
     def __init__(self, page: memoryview) -> None:
         self._page = page
-        self.sent = self.finished = self.events = self.bytes = 0
+        self.sent = self.finished = 0
         self.clock_steps = 0
         self._stamps = 0
         self._lag = [0] * wire.LAG_BINS
@@ -33,7 +33,6 @@ class Counters:
         page = self._page
         page[wire.SENT], page[wire.FINISHED] = self.sent, self.finished
         page[wire.IN_FLIGHT] = in_flight
-        page[wire.EVENTS], page[wire.BYTES] = self.events, self.bytes
         page[wire.KERNEL_CLOCK] = int(self._stamps > 0)
         page[wire.CLOCK_STEPS] = self.clock_steps
         page[wire.LAG_MAX_NS] = self._lag_max_ns

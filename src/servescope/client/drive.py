@@ -91,7 +91,6 @@ class Drive:
         self._write_ended()
         self.page[wire.CPU_NS] = time.process_time_ns() - cpu
         self.page[wire.WALL_NS] = time.monotonic_ns() - wall
-        self.page[wire.UNSENT] = len(self.feed.queue)
         self.counters.publish(self.busy)
 
     def _turn(self, timeout_s: float) -> None:
@@ -305,8 +304,6 @@ class Drive:
     def _finish(self, connection: Connection, fate: str, detail: str, at: int) -> None:
         asked = connection.asked
         assert asked is not None  # noqa: S101 (for the type checker)
-        self.counters.events += connection.events
-        self.counters.bytes += len(connection.raw)
         self._spool(asked, fate, detail, at, carried=connection)
         connection.used += 1
         if fate == "ended":

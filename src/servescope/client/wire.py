@@ -98,15 +98,12 @@ LAG_BINS = 256
     SENT,
     FINISHED,
     IN_FLIGHT,
-    EVENTS,
-    BYTES,
     CPU_NS,
     WALL_NS,
     KERNEL_CLOCK,  # 1 when times come from the kernel
     CLOCK_STEPS,
     LAG_MAX_NS,
-    UNSENT,  # requests it still held when it ended
-) = range(14)
+) = range(11)
 LAG = 64
 """First slot of the lag histogram."""
 
