@@ -2,7 +2,7 @@
 
 import pytest
 
-from servescope.client.probe import parse_target, redact
+from servescope.client.address import parse_target, redact
 from servescope.conduct import conduct
 from servescope.errors import Unreachable
 from servescope.experiment import Trial
@@ -116,18 +116,18 @@ def test_a_target_that_is_silent_is_given_up_within_its_timeouts(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "url", "protocol"),
+    ("text", "url", "protocols"),
     [
-        ("127.0.0.1:8000", "http://127.0.0.1:8000", None),
-        ("http://h/v1", "http://h:80", None),
-        ("https://h/api/v1/chat/completions", "https://h:443/api", "openai-chat"),
-        ("http://h:1/v1/completions/", "http://h:1", "openai-completions"),
-        ("http://[::1]:9/x", "http://[::1]:9/x", None),
+        ("127.0.0.1:8000", "http://127.0.0.1:8000", ()),
+        ("http://h/v1", "http://h:80", ()),
+        ("https://h/api/v1/chat/completions", "https://h:443/api", ("openai-chat",)),
+        ("http://h:1/v1/completions/", "http://h:1", ("openai-completions",)),
+        ("http://[::1]:9/x", "http://[::1]:9/x", ()),
     ],
 )
-def test_a_url_tells_where_and_sometimes_how(text, url, protocol):
+def test_a_url_tells_where_and_sometimes_how(text, url, protocols):
     address = parse_target(text)
-    assert (address.url, address.protocol) == (url, protocol)
+    assert (address.url, address.protocols) == (url, protocols)
 
 
 def test_user_and_password_in_a_url_are_shown_nowhere():

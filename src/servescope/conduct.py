@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 import servescope
-from servescope import plugins, summary
+from servescope import protocols, summary
 from servescope.client import measure, probe
+from servescope.client.address import Address, parse_target, redact, resolve_host
 from servescope.client.feed import Settings
 from servescope.client.http import tls_context
 from servescope.client.secret import Secret
@@ -58,9 +59,9 @@ def conduct(trial: Trial, watcher: Watcher | None = None, command: list[str] | N
     interrupt ends the run early: the manifest says so, and what was measured is kept.
     """
     plan = resolve(trial)
-    address = probe.parse_target(trial.target)
+    address = parse_target(trial.target)
     if trial.protocol is not None:
-        plugins.make("--protocol", "servescope.protocols", trial.protocol, {})
+        protocols.declared("--protocol", trial.protocol)
     key = _key(trial)
     offers = _offers(plan)
     allow_files(max(most_connections(o.load, trial.max_concurrency) for o in offers))
@@ -151,11 +152,11 @@ def allow_files(connections: int) -> None:
 
 def _manifest(plan: Plan, command: list[str], offers: list[Offer]) -> Manifest:
     trial = msgspec.to_builtins(plan.trial)
-    trial |= {"seed": plan.seed, "target": probe.redact(plan.trial.target)}
+    trial |= {"seed": plan.seed, "target": redact(plan.trial.target)}
     return Manifest(
         name=_run_name(plan.trial),
         servescope=servescope.__version__,
-        command=[probe.redact(word) if "@" in word else word for word in command],
+        command=[redact(word) if "@" in word else word for word in command],
         trial=trial,
         machine=_machine(),
         stages=[offer.stage for offer in offers],
@@ -194,7 +195,7 @@ def _utc_now() -> str:
 
 def _bench(
     plan: Plan,
-    address: probe.Address,
+    address: Address,
     key: Secret | None,
     *,
     writer: RunWriter,
@@ -204,14 +205,14 @@ def _bench(
     """Find out about the target, and make everything that does not depend on a stage."""
     trial = plan.trial
     local = load_tokenizer(trial.tokenizer) if trial.tokenizer is not None else None
-    family, where = probe.resolve_host(address)
+    family, where = resolve_host(address)
     dialogue = probe.Dialogue(
         address,
         key=key,
         timeout_s=min(PROBE_TIMEOUT_S, plan.timeouts.total_s),
         context=_context(address, trial),
     )
-    endpoint = probe.probe(
+    endpoint, wire = probe.probe(
         dialogue,
         protocol=trial.protocol,
         model=trial.model,
@@ -219,7 +220,6 @@ def _bench(
         extra=trial.extra_body,
     )
     _check_context(plan, endpoint.context_tokens)
-    wire: WireProtocol = plugins.make("--protocol", "servescope.protocols", endpoint.protocol, {})
     ruler = measure.ruler(dialogue, endpoint, wire, trial.tokenizer)
     items = plan.dataset.items(
         Setting(
@@ -244,7 +244,7 @@ def _bench(
         endpoint=endpoint,
         wire=wire,
         items=items,
-        settings=_settings(plan, address, dialogue, endpoint, (family, where)),
+        settings=_settings(plan, address, dialogue, endpoint, wire, where=(family, where)),
         writer=writer,
         origin_ns=time.monotonic_ns(),
         count=None if local is None else lambda text: len(local(text)),
@@ -254,7 +254,7 @@ def _bench(
     )
 
 
-def _context(address: probe.Address, trial: Trial) -> ssl.SSLContext | None:
+def _context(address: Address, trial: Trial) -> ssl.SSLContext | None:
     if address.scheme != "https":
         return None
     try:
@@ -292,9 +292,11 @@ def _check_context(plan: Plan, context: int | None) -> None:
 
 def _settings(
     plan: Plan,
-    address: probe.Address,
+    address: Address,
     dialogue: probe.Dialogue,
     endpoint: probe.Endpoint,
+    wire: WireProtocol,
+    *,
     where: tuple[int, tuple[str | int, ...]],
 ) -> Settings:
     timeouts, trial = plan.timeouts, plan.trial
@@ -305,8 +307,8 @@ def _settings(
         tls=address.scheme == "https",
         verify=not trial.insecure,
         ca_file=trial.ca_file,
-        head=_head(address, endpoint.path, dialogue.headers.get("Authorization")),
-        protocol=endpoint.protocol,
+        head=_head(address, endpoint.path, dialogue.headers_of(wire)),
+        protocol=trial.protocol or endpoint.protocol,
         stream=trial.stream,
         connect_ns=_ns(timeouts.connect_s),
         first_token_ns=_ns(timeouts.first_token_s),
@@ -316,7 +318,7 @@ def _settings(
     )
 
 
-def _head(address: probe.Address, path: str, authorization: str | None) -> str:
+def _head(address: Address, path: str, headers: dict[str, str]) -> str:
     """Request line and headers, up to where the length of the body goes."""
     lines = [
         f"POST {path} HTTP/1.1",
@@ -325,9 +327,8 @@ def _head(address: probe.Address, path: str, authorization: str | None) -> str:
         "Accept: text/event-stream, application/json",
         "Accept-Encoding: identity",
         "Content-Type: application/json",
+        *(f"{name}: {value}" for name, value in headers.items()),
     ]
-    if authorization is not None:
-        lines.append(f"Authorization: {authorization}")
     return "\r\n".join([*lines, "Content-Length: "])
 
 

@@ -34,7 +34,8 @@ class Trial(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """One cell of an experiment, as declared."""
 
     target: str
-    protocol: str | None = None
+    protocol: str | dict[str, Any] | None = None
+    """A name, or a mapping with the name under `name` and the protocol's settings."""
     model: str | None = None
     load: list[str] = []
     data: str = "emulated"

@@ -28,7 +28,10 @@ class Open(msgspec.Struct, frozen=True, kw_only=True):
     due_ns: NDArray[np.int64]
     """Sorted, shape (n,), since the start of the stage."""
     rate: float | None = None
-    """Nominal requests per second; None where there is none (burst)."""
+    """Nominal requests per second; None where it has none or changes (burst, ramp, trace)."""
+    rows: int | None = None
+    """Set by a trace: due time k is that of row k of so many, and the item asked then is row k
+    too. Elsewhere a due time begins a session, and its later turns wait for their answers."""
 
 
 class Closed(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +39,14 @@ class Closed(msgspec.Struct, frozen=True, kw_only=True):
 
     users: int
     think_s: float = 0.0
+
+
+class Later(Protocol):
+    """A load that can be said only when the stages before it have been measured (`sweep`)."""
+
+    def settle(self, requests_per_s: list[float]) -> Load:
+        """The load, from the throughput of each stage of this run so far (None measured: 0)."""
+        ...
 
 
 class Load(Protocol):

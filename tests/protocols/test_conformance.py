@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 
 from servescope.client.reading import read
 from servescope.datasets import Message
-from servescope.plugins import find
-from servescope.protocols import Ask, Event, ProtocolFault, Reply
+from servescope.protocols import Ask, Event, ProtocolFault, Reply, known
 from tests.support.framing import CUTS, Framed, chunked, cut, sized, unsized
 
-KINDS = find("servescope.protocols")
+KINDS = known()
 AWKWARD = [
     "",
     "\r\n",
@@ -49,7 +48,7 @@ finishes = st.sampled_from(["stop", "length"])
 
 @pytest.fixture(params=sorted(KINDS), scope="module")
 def wire(request):
-    return KINDS[request.param]()
+    return KINDS[request.param]
 
 
 @st.composite
@@ -103,12 +102,13 @@ class Answer:
 def answers(draw, wire):
     ask, reply, finish = draw(asks(wire, stream=True)), draw(replies), draw(finishes)
     chunks = draw(st.lists(st.tuples(texts, st.integers(1, 5)), min_size=1, max_size=8))
-    parts, totals = [wire.render_opening(reply)], [0]
+    stream = wire.renderer(ask, reply)
+    parts, totals = [stream.opening()], [0]
     for i, (text, tokens) in enumerate(chunks, 1):
         totals.append(totals[-1] + tokens)
         last = finish if i == len(chunks) else None
-        parts.append(wire.render_chunk(ask, reply, text, totals[-1], last))
-    parts.append(wire.render_closing(ask, reply, totals[-1]))
+        parts.append(stream.chunk(text, totals[-1], last))
+    parts.append(stream.closing(totals[-1]))
     return Answer(ask, reply, [text for text, _ in chunks], totals[1:], finish, parts)
 
 
@@ -149,16 +149,16 @@ def last(values):
 @given(data=st.data())
 def test_what_is_encoded_parses_as_the_same_ask(wire, data):
     ask = data.draw(asks(wire))
-    parsed = wire.parse(wire.encode(ask))
+    parsed = wire.parse(wire.encode(ask), wire.path(stream=ask.stream))
     assert msgspec.structs.replace(parsed, prompt=ask.prompt) == ask
     assert prompt_of(parsed) == prompt_of(ask)
-    assert wire.parse(wire.encode(parsed)) == parsed
+    assert wire.parse(wire.encode(parsed), wire.path(stream=ask.stream)) == parsed
 
 
 @given(data=st.data())
 def test_a_prompt_in_the_protocols_own_form_keeps_that_form(wire, data):
     ask = data.draw(asks(wire))
-    parsed = wire.parse(wire.encode(ask))
+    parsed = wire.parse(wire.encode(ask), wire.path(stream=ask.stream))
     if type(parsed.prompt) is type(ask.prompt) and type(parsed.prompt[0]) is type(ask.prompt[0]):
         assert parsed == ask
 
@@ -189,7 +189,9 @@ def test_a_stream_decodes_to_what_was_rendered_however_it_is_cut(wire, data):
 def test_a_whole_answer_decodes_to_what_was_rendered(wire, data):
     reply, text = data.draw(replies), data.draw(st.text())
     tokens, finish = data.draw(st.integers(1, 10**6)), data.draw(finishes)
-    event = wire.decode_whole(wire.render_whole(reply, text, tokens, finish))
+    event = wire.decode_whole(
+        wire.render_whole(data.draw(asks(wire, stream=False)), reply, text, tokens, finish)
+    )
     assert (event.text, event.finish_reason, event.error) == (text, finish, None)
     assert (event.input_tokens, event.output_tokens) == (reply.input_tokens, tokens)
 
@@ -219,7 +221,9 @@ def test_a_streamed_response_is_read_with_the_time_of_the_read_that_completed_ea
 def test_a_whole_response_is_read_at_its_last_read(wire, data):
     reply, text = data.draw(replies), data.draw(words)
     finish = data.draw(finishes)
-    response = data.draw(framings(wire.render_whole(reply, text, 7, finish)))
+    response = data.draw(
+        framings(wire.render_whole(data.draw(asks(wire, stream=False)), reply, text, 7, finish))
+    )
     reads = response.reads(data.draw(CUTS))
     reading = read(wire, response.raw, reads, closed=response.closed)
     assert (reading.fault, reading.error, reading.framed_end) == (None, None, True)
@@ -286,7 +290,7 @@ def test_no_bytes_make_the_client_half_raise_anything_but_its_own_fault(wire, da
     body = b"".join(data.draw(st.lists(parts, max_size=12)))
     assert fault_of(decode, wire, [body]) in (None, "protocol", "too_large")
     assert fault_of(wire.decode_whole, body) in (None, "protocol", "too_large")
-    assert fault_of(wire.parse, body) in (None, "http_4xx")
+    assert fault_of(wire.parse, body, wire.path(stream=True)) in (None, "http_4xx")
 
 
 def test_json_nested_too_deep_is_a_fault_in_both_halves(wire):
@@ -296,13 +300,13 @@ def test_json_nested_too_deep_is_a_fault_in_both_halves(wire):
     with pytest.raises(ProtocolFault):
         decode(wire, [b"data: " + deep + b"\n\n"])
     with pytest.raises(ProtocolFault):
-        wire.parse(deep)
+        wire.parse(deep, wire.path(stream=True))
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"{}", b'"x"', b"\xff", b'{"a":1}'])
 def test_a_request_that_asks_nothing_is_refused_in_words(wire, body):
     with pytest.raises(ProtocolFault) as fault:
-        wire.parse(body)
+        wire.parse(body, wire.path(stream=True))
     assert fault.value.kind == "http_4xx"
     assert str(fault.value)
 
@@ -310,4 +314,4 @@ def test_a_request_that_asks_nothing_is_refused_in_words(wire, body):
 @pytest.mark.parametrize("limit", [0, -1])
 def test_a_request_for_no_token_is_refused(wire, limit):
     with pytest.raises(ProtocolFault, match=f"at least 1, got {limit}"):
-        wire.parse(wire.encode(Ask(prompt="x", output_tokens=limit)))
+        wire.parse(wire.encode(Ask(prompt="x", output_tokens=limit)), wire.path(stream=True))

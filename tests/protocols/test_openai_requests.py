@@ -15,11 +15,11 @@ CHAT, COMPLETIONS = OpenAIChat(), OpenAICompletions()
 
 def chat(**fields):
     body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
-    return CHAT.parse(msgspec.json.encode(body | fields))
+    return CHAT.parse(msgspec.json.encode(body | fields), "")
 
 
 def completions(prompt, **fields):
-    return COMPLETIONS.parse(msgspec.json.encode({"model": "m", "prompt": prompt} | fields))
+    return COMPLETIONS.parse(msgspec.json.encode({"model": "m", "prompt": prompt} | fields), "")
 
 
 @pytest.mark.parametrize(

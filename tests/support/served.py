@@ -19,10 +19,9 @@ from typing import Self
 
 import msgspec
 
-from servescope.plugins import find
-from servescope.protocols import Ask, Reply
+from servescope.protocols import Ask, ProtocolFault, Reply, known
 
-PATHS = {kind.path for kind in find("servescope.protocols").values()}
+PATHS = {wire.path(stream=stream) for wire in known().values() for stream in (True, False)}
 CERTIFICATE = Path(__file__).with_name("tls") / "cert.pem"
 """Self-signed, for localhost and 127.0.0.1, good for a century; its key guards nothing."""
 MODELS = b'{"object":"list","data":[{"id":"paced","object":"model","owned_by":"test"}]}'
@@ -202,10 +201,14 @@ class Served:
 
 
 def wire_of(request: Request):
-    """The protocol that owns the request's path."""
-    return next(
-        kind() for kind in find("servescope.protocols").values() if kind.path == request.path
-    )
+    """The protocol that owns the request's path and can read it, and what it asks."""
+    for wire in known().values():
+        if request.path in (wire.path(stream=True), wire.path(stream=False)):
+            try:
+                return wire, wire.parse(request.body, request.path)
+            except ProtocolFault as fault:
+                last = fault
+    raise last
 
 
 def count_prompt(ask: Ask) -> int:
@@ -224,24 +227,25 @@ def healthy(first_s: float, gap_s: float, *, per_chunk: int = 1, keep_alive: boo
     """
 
     async def script(request: Request, peer: Peer) -> None:
-        wire, start = wire_of(request), time.monotonic()
-        ask = wire.parse(request.body)
+        (wire, ask), start = wire_of(request), time.monotonic()
         reply = Reply(id="r", model=ask.model, created=1, input_tokens=count_prompt(ask))
         n = ask.output_tokens
         if not ask.stream:
             await sleep_until(start + first_s + gap_s * (n - 1))
-            await peer.whole(200, wire.render_whole(reply, " x" * n, n, "length"))
+            await peer.whole(200, wire.render_whole(ask, reply, " x" * n, n, "length"))
             return
         await peer.head()
-        if opening := wire.render_opening(reply):
+        stream = wire.renderer(ask, reply)
+        if opening := stream.opening():
             await peer.chunk(opening)
         for last in range(per_chunk, n + per_chunk, per_chunk):
             made = min(last, n)
             await sleep_until(start + first_s + gap_s * (made - 1))
             text = " x" * (made - last + per_chunk)
             finish = "length" if made == n else None
-            await peer.chunk(wire.render_chunk(ask, reply, text, made, finish))
-        await peer.chunk(wire.render_closing(ask, reply, n))
+            await peer.chunk(stream.chunk(text, made, finish))
+        if closing := stream.closing(n):
+            await peer.chunk(closing)
         await peer.end()
         if not keep_alive:
             peer.close()

@@ -53,6 +53,7 @@ class Drive:
         self.connections = self.pool.open
         self.counters = Counters(page)
         self.limits = Limits(settings)
+        self.mark = self.limits.mark
         self.busy = 0
         self.free: list[tuple[int, int]] = []
         """Heap of (due, user): users who wait for their next request."""
@@ -261,9 +262,9 @@ class Drive:
         connection.reads.append(at)
         connection.reads.append(len(connection.raw))
         if not self.settings.tls:
-            connection.events += self._buffer.count(b"data:", 0, size)
+            connection.events += self._buffer.count(self.mark, 0, size)
         else:
-            connection.events += bytes(data).count(b"data:")
+            connection.events += bytes(data).count(self.mark)
         verdict = self.limits.verdict(connection)
         if verdict is not None:
             self._finish(connection, *verdict, at)

@@ -8,6 +8,7 @@ import select
 import socket
 from collections import deque
 from dataclasses import dataclass
+from typing import Any
 
 from servescope.client import wire
 
@@ -27,7 +28,7 @@ class Settings:
     ca_file: str | None
     head: str
     """Request line and headers up to `Content-Length: `."""
-    protocol: str
+    protocol: str | dict[str, Any]
     stream: bool
     connect_ns: int
     first_token_ns: int

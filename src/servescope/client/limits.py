@@ -6,11 +6,11 @@ as a count of events or the arrival of bytes, only raises the question; the answ
 
 from __future__ import annotations
 
-from servescope import plugins
+from servescope import protocols
 from servescope.client.feed import Settings
 from servescope.client.http import Connection
 from servescope.client.reading import last_content_ns, read
-from servescope.protocols import ProtocolFault, WireProtocol
+from servescope.protocols import ProtocolFault
 
 Verdict = tuple[str, str]
 
@@ -24,9 +24,8 @@ class Limits:
         """After the sending: when to look for progress first. An answer in one piece shows none."""
         if settings.stream:
             self.first_look_ns = min(settings.first_token_ns, settings.between_tokens_ns)
-        self._wire: WireProtocol = plugins.make(
-            "protocol", "servescope.protocols", settings.protocol, {}
-        )
+        self._wire = protocols.declared("protocol", settings.protocol)
+        self.mark = self._wire.event_mark
 
     def verdict(self, connection: Connection) -> Verdict | None:
         """How the exchange ends with the bytes that are there; None while it goes on."""

@@ -82,7 +82,8 @@ def _count_prompt(
         max_completion_tokens="max_completion_tokens" in endpoint.fields,
     )
     try:
-        status, body = dialogue.ask("POST", wire.path, wire.encode(ask))
+        path = wire.path(stream=False)
+        status, body = dialogue.ask("POST", path, wire.encode(ask), dialogue.headers_of(wire))
         return wire.decode_whole(body).input_tokens if status == 200 else None
     except (OSError, http.client.HTTPException, ProtocolFault):
         return None

@@ -8,19 +8,18 @@ none of its figures.
 from __future__ import annotations
 
 import http.client
-import socket
 import ssl
 import time
-from base64 import b64encode
+from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from servescope import plugins
+from servescope import protocols
+from servescope.client.address import Address
 from servescope.client.reading import words
 from servescope.client.secret import Secret
-from servescope.errors import BadInput, Unreachable, shorten
+from servescope.errors import Unreachable, shorten
 from servescope.protocols import Ask, Event, ProtocolFault, WireProtocol
 
 GUESSES = ("openai-chat", "openai-completions")
@@ -30,33 +29,6 @@ MAX_TRIES = 12
 MAX_TRANSIENT = 3
 _MAX_BYTES = 4 << 20
 _KNOWN_ENGINES = ("vllm", "sglang", "llamacpp", "lightllm")
-
-
-class Address(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a target is, taken from its URL."""
-
-    scheme: str
-    host: str
-    port: int
-    prefix: str
-    """Path in front of the protocol's own, without a slash at its end."""
-    protocol: str | None = None
-    """Protocol whose path the URL ends with."""
-    basic: Secret | None = None
-    """User and password in the URL, as the header has them."""
-    phrase: Secret | None = None
-    """The password alone."""
-
-    @property
-    def netloc(self) -> str:
-        """Host and port."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
-
-    @property
-    def url(self) -> str:
-        """The URL without secrets."""
-        return f"{self.scheme}://{self.netloc}{self.prefix}"
 
 
 class Endpoint(msgspec.Struct, kw_only=True):
@@ -81,55 +53,6 @@ class Endpoint(msgspec.Struct, kw_only=True):
     """What the server counted for `PROBE_TEXT`, its own additions included."""
 
 
-def parse_target(text: str) -> Address:
-    """The address in a URL or a bare host:port. Raises BadInput."""
-    field = "TARGET"
-    try:
-        parts = urlsplit(text if "://" in text else f"http://{text}")
-    except ValueError:
-        raise BadInput(field, redact(text), "want a URL such as http://127.0.0.1:8000") from None
-    if parts.scheme not in ("http", "https"):
-        raise BadInput(field, redact(text), "want a URL such as http://127.0.0.1:8000")
-    try:
-        port = (443 if parts.scheme == "https" else 80) if parts.port is None else parts.port
-    except ValueError:
-        raise BadInput(field, redact(text), "want a port from 1 to 65535") from None
-    if not parts.hostname or not port or not text.isascii() or any(c.isspace() for c in text):
-        raise BadInput(field, redact(text), "want a URL such as http://127.0.0.1:8000")
-    if parts.query or parts.fragment:
-        raise BadInput(field, redact(text), "want a URL without ? and #")
-    prefix, protocol = _split_path(parts.path.rstrip("/"))
-    basic = phrase = None
-    if parts.username is not None:
-        phrase = Secret(unquote(parts.password or ""))
-        pair = f"{unquote(parts.username)}:{phrase.value}"
-        basic = Secret(b64encode(pair.encode()).decode())
-    return Address(
-        scheme=parts.scheme,
-        host=parts.hostname,
-        port=port,
-        prefix=prefix,
-        protocol=protocol,
-        basic=basic,
-        phrase=phrase,
-    )
-
-
-def _split_path(path: str) -> tuple[str, str | None]:
-    for name, kind in plugins.find("servescope.protocols").items():
-        own: str = kind.path  # type: ignore[attr-defined]
-        if path.endswith(own):
-            return path[: -len(own)], name
-    return path.removesuffix("/v1"), None
-
-
-def redact(url: str) -> str:
-    """A URL as typed, without user and password."""
-    scheme, slashes, rest = url.partition("://") if "://" in url else ("", "", url)
-    authority, slash, path = rest.partition("/")
-    return f"{scheme}{slashes}{authority.rpartition('@')[2]}{slash}{path}"
-
-
 class Dialogue:
     """Plain requests to a target, one after another, outside any measurement."""
 
@@ -146,10 +69,20 @@ class Dialogue:
         self.headers = {"User-Agent": "servescope (probe)", "Accept-Encoding": "identity"}
         known = (key, address.basic, address.phrase)
         self.secrets = [secret for secret in known if secret is not None and secret.value]
+        self.key = key
         if key is not None:
             self.headers["Authorization"] = f"Bearer {key.value}"
         elif address.basic is not None:
             self.headers["Authorization"] = f"Basic {address.basic.value}"
+
+    def headers_of(self, wire: WireProtocol) -> dict[str, str]:
+        """Headers of a request beyond the usual ones, the key's among them."""
+        headers = dict(wire.headers)
+        if "Authorization" in self.headers:
+            headers["Authorization"] = self.headers["Authorization"]
+        if self.key is not None and wire.key_header != "Authorization":
+            headers[wire.key_header] = self.key.value
+        return headers
 
     def hide(self, text: str) -> str:
         """What a server said, with stars for the secrets that it repeats."""
@@ -157,7 +90,13 @@ class Dialogue:
             text = secret.hide(text)
         return text
 
-    def ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[int, bytes]:
         """Status and body of one answer; raises OSError or HTTPException.
 
         A connection of its own each time: a server that closes early disturbs nothing then.
@@ -170,9 +109,10 @@ class Dialogue:
             )
         else:
             connection = http.client.HTTPConnection(*where, timeout=self.timeout_s)
-        headers = self.headers | ({"Content-Type": "application/json"} if body else {})
+        sent = self.headers | dict(headers or {})
+        sent |= {"Content-Type": "application/json"} if body else {}
         try:
-            connection.request(method, self.address.prefix + path, body, headers)
+            connection.request(method, self.address.prefix + path, body, sent)
             response = connection.getresponse()
             found = _drain(response, time.monotonic() + self.timeout_s)
         finally:
@@ -210,33 +150,14 @@ def _drain(response: http.client.HTTPResponse, until_s: float) -> bytes:
     return b"".join(pieces)
 
 
-def resolve_host(address: Address) -> tuple[int, tuple[str | int, ...]]:
-    """Family and socket address of a target that takes a connection. Raises Unreachable."""
-    try:
-        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise Unreachable(f"{address.url}: {error.strerror or error}") from None
-    reason = "no address"
-    for family, _, _, _, where in found:
-        try:
-            with socket.socket(family, socket.SOCK_STREAM) as trial:
-                trial.settimeout(10)
-                trial.connect(where)
-        except OSError as error:
-            reason = error.strerror or str(error)
-        else:
-            return int(family), tuple(where)  # type: ignore[arg-type]
-    raise Unreachable(f"{address.url}: cannot connect: {reason}")
-
-
 def probe(
     dialogue: Dialogue,
     *,
-    protocol: str | None,
+    protocol: protocols.Declared | None,
     model: str | None,
     stream: bool,
     extra: dict[str, Any],
-) -> Endpoint:
+) -> tuple[Endpoint, WireProtocol]:
     """Find out what a target is and what it takes. Raises Unreachable."""
     address = dialogue.address
     listing = dialogue.get_json("/v1/models")
@@ -244,27 +165,39 @@ def probe(
     names = [str(entry["id"]) for entry in models]
     endpoint = Endpoint(
         url=address.url,
-        protocol=protocol or address.protocol or "",
+        protocol="",
         path="",
         model=model or (names[0] if names else ""),
         models=[dialogue.hide(name) for name in names[:50]],
     )
     _engine(dialogue, endpoint, models)
-    guesses = [endpoint.protocol] if endpoint.protocol else list(GUESSES)
     reasons = []
-    for name in guesses:
-        wire: WireProtocol = plugins.make("--protocol", "servescope.protocols", name, {})
+    for name, wire in _guesses(address, protocol):
         reason = _Trial(dialogue, wire, endpoint, stream=stream, extra=extra).run()
+        path = wire.path(stream=stream)
         if reason is None:
-            endpoint.protocol, endpoint.path = name, address.prefix + wire.path
+            endpoint.protocol, endpoint.path = name, address.prefix + path
             break
-        reasons.append(dialogue.hide(f"{wire.path}: {reason}"))
+        reasons.append(dialogue.hide(f"{path}: {reason}"))
     else:
         if not endpoint.model:
             reasons.append("no model in /v1/models; name one with --model")
         raise Unreachable(f"{address.url} answers nothing useful: " + "; ".join(reasons))
     endpoint.tokenize = bool(dialogue.tokenize(endpoint.model, " a"))
-    return endpoint
+    return endpoint, wire
+
+
+def _guesses(
+    address: Address, said: protocols.Declared | None
+) -> Iterator[tuple[str, WireProtocol]]:
+    """The protocols to try, in order."""
+    if said is not None:
+        name = said if isinstance(said, str) else str(said.get("name"))
+        yield name, protocols.declared("--protocol", said)
+        return
+    known = protocols.known()
+    for name in address.protocols or GUESSES:
+        yield name, known[name]
 
 
 def _models(listing: Any) -> list[dict[str, Any]]:  # noqa: ANN401 (whatever JSON the server sent)
@@ -305,6 +238,7 @@ class _Trial:
     ) -> None:
         self.dialogue, self.wire, self.endpoint = dialogue, wire, endpoint
         self.stream, self.extra = stream, extra
+        self.path = wire.path(stream=stream)
         self.keep = [f for f in wire.optional if stream or f not in ("usage", "usage_each")]
         self.refused: list[str] = []
 
@@ -313,7 +247,8 @@ class _Trial:
         transient, reason = 0, "no answer"
         for _ in range(MAX_TRIES):
             try:
-                status, body = self.dialogue.ask("POST", self.wire.path, self._body())
+                headers = self.dialogue.headers_of(self.wire)
+                status, body = self.dialogue.ask("POST", self.path, self._body(), headers)
             except (OSError, http.client.HTTPException) as error:
                 transient, reason = transient + 1, str(error) or type(error).__name__
                 if isinstance(error, TimeoutError):
@@ -383,7 +318,7 @@ class _Trial:
         return transient, ""
 
     def _events(self, body: bytes) -> list[Event]:
-        if body.lstrip()[:1] == b"{":
+        if body.lstrip()[:1] == b"{" and not (self.stream and self.wire.streams_json):
             return [self.wire.decode_whole(body)]
         decoder = self.wire.decoder()
         return [*decoder.feed(body), *decoder.close()]

@@ -38,6 +38,10 @@ class Reading:
         self.first_output_at: int | None = None
         self.input_tokens: int | None = None
         self.output_tokens: int | None = None
+        self.reasoning_tokens: int | None = None
+        self.reasoning_chunks: list[int] = []
+        """Which chunks hold reasoning."""
+        self.tool_chunks: list[int] = []
         self.cached_tokens: int | None = None
         self.server_s: dict[str, float] = {}
 
@@ -49,6 +53,8 @@ class Reading:
                 self.input_tokens = event.input_tokens
             if credible(event.output_tokens):
                 self.output_tokens = event.output_tokens
+            if credible(event.reasoning_tokens):
+                self.reasoning_tokens = event.reasoning_tokens
             if credible(event.cached_tokens):
                 self.cached_tokens = event.cached_tokens
             if event.server_s:
@@ -64,6 +70,10 @@ class Reading:
         self.merged += max(0, contents - 1)
 
     def _content(self, event: Event, at: int) -> None:
+        if event.reasoning:
+            self.reasoning_chunks.append(len(self.chunk_at))
+        if event.tool:
+            self.tool_chunks.append(len(self.chunk_at))
         self.chunk_at.append(at)
         self.chunk_total.append(event.output_tokens if credible(event.output_tokens) else None)
         self.texts.append(event.reasoning + event.text + event.tool)
@@ -101,7 +111,7 @@ def _read(
             continue
         if not begun and content.strip():
             begun = True  # later, a piece of an event that was cut may begin like a document
-            whole = [] if _is_whole(head, content) else None
+            whole = [] if _is_whole(protocol, head, content) else None
         if whole is not None:
             whole.append(content)
         else:
@@ -115,9 +125,10 @@ def _read(
         reading.note(decoder.close(), at)
 
 
-def _is_whole(head: Head, content: bytes) -> bool:
+def _is_whole(protocol: WireProtocol, head: Head, content: bytes) -> bool:
     """Whether the body is one JSON document and no stream, whatever the content type says."""
-    return head.status != 200 or content.lstrip()[:1] in (b"{", b"[", b"<")
+    begins = content.lstrip()[:1]
+    return head.status != 200 or (not protocol.streams_json and begins in (b"{", b"[", b"<"))
 
 
 def _note_whole(reading: Reading, protocol: WireProtocol, body: bytes, at: int) -> None:
@@ -156,7 +167,9 @@ def words(body: bytes) -> str:
 def last_content_ns(protocol: WireProtocol, raw: bytes, reads: Sequence[int]) -> int | None:
     """When content came last in a stream that is still open; None where none has."""
     at = len(raw)
-    for _ in range(16):  # nearly always the last event or the one before it tells
+    for _ in range(
+        16 if protocol.event_mark == b"data:" else 0
+    ):  # nearly always the last event or the one before it tells
         start = raw.rfind(b"data:", 0, at)
         if start < 0:
             break

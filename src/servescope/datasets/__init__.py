@@ -1,14 +1,14 @@
 """What is asked. One file a data set; a data set turns an index into an item, the same each time.
 
 `Item` is the noun of this floor. A data set is a tagged struct with a method
-`items(setting) -> Callable[[int], Item]`; it reads and checks its files there, before the first
+`items(setting) -> ItemSource`; it reads and checks its files there, before the first
 request, and raises BadInput with the field `--data`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 
@@ -38,10 +38,55 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
     """The most tokens the answer may have."""
     pinned: bool = False
     """The answer must have exactly `output_tokens`: ask the server to ignore its end token."""
+    think_s: float | None = None
+    """Of a later turn: the pause after the answer before it; None leaves it to the load."""
 
 
-ItemSource = Callable[[int], Item]
-"""Item number i of the run: a pure function of i and the seed."""
+class Turn(NamedTuple):
+    """Where an item stands among those that belong together."""
+
+    session: int
+    """Turns of one session are asked one after the other."""
+    number: int = 0
+    """From 0 up. A later turn is due when the answer before it has ended and been thought about."""
+
+
+class ItemSource(Protocol):
+    """The items of a run: item number i is a pure function of i and the seed."""
+
+    def __call__(self, i: int) -> Item:
+        """Make item i. May be asked in any order, from several threads."""
+        ...
+
+    def turn(self, i: int) -> Turn:
+        """Where item i stands; quick, and without making the item.
+
+        A session's turns have rising indices. A stage never begins inside a session.
+        """
+        ...
+
+
+class Single(msgspec.Struct, frozen=True):
+    """A source in which every item stands alone."""
+
+    make: Callable[[int], Item]
+
+    def __call__(self, i: int) -> Item:
+        """Item i."""
+        return self.make(i)
+
+    def turn(self, i: int) -> Turn:
+        """A session of its own."""
+        return Turn(i)
+
+
+def answer_to_come(turn: int) -> str:
+    """What stands in a prompt for the answer that turn `turn` of its session will have got.
+
+    The load process puts the answer there as it came: the history is live. The marks are private
+    characters of Unicode, which stay as they are in JSON and occur in no text.
+    """
+    return f"\ue0f0{turn}\ue0f1"
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from servescope.datasets import Item
+from servescope.datasets import Item, Single
 from servescope.errors import BadInput
 from servescope.lengths import Exponential, Fixed, Lengths, Normal, at
 from servescope.seeds import generator
@@ -46,7 +46,7 @@ def made(setting: Setting, write: Write, least: int) -> ItemSource:
             pinned=True,
         )
 
-    return item
+    return Single(item)
 
 
 def ids_of_exactly(ruler: Ruler, n: int, rng: np.random.Generator) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from servescope.datasets import Item, Message, Setting
+from servescope.datasets import Item, Message, Setting, Turn
 from servescope.errors import BadInput
 
 if TYPE_CHECKING:
@@ -96,6 +96,10 @@ class Passes:
         prompt = _numbered(entry.prompt, again + 1) if again and self._unique else entry.prompt
         tokens, pinned = self._answer(entry, i)
         return Item(prompt=prompt, output_tokens=tokens, pinned=pinned)
+
+    def turn(self, i: int) -> Turn:
+        """Each stands alone."""
+        return Turn(i)
 
     def _reach(self, i: int) -> bool:
         with self._lock:

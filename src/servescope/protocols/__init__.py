@@ -1,7 +1,7 @@
 """Wire formats as pure functions of bytes, both halves of each in one file.
 
 The client half encodes an `Ask` and decodes events; the server half parses an `Ask` and renders
-events. No sockets, no clock. A protocol is a tagged struct in a file of this folder.
+events. No sockets, no clock. A protocol is a tagged `WireProtocol` in a file of this folder.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import Any, ClassVar, Protocol
 import msgspec
 
 from servescope.datasets import Message
+from servescope.errors import BadInput
+from servescope.plugins import find, make
 
 
 class ProtocolFault(Exception):
@@ -53,6 +55,8 @@ class Event(msgspec.Struct, kw_only=True):
     input_tokens: int | None = None
     output_tokens: int | None = None
     """So far, as the server counts."""
+    reasoning_tokens: int | None = None
+    """Those of them that were spent on reasoning, as the server counts."""
     cached_tokens: int | None = None
     server_s: dict[str, float] | None = None
     """The server's own timings in seconds."""
@@ -85,54 +89,142 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     model: str
     created: int
+    """Unix time in seconds."""
     input_tokens: int
+    cached_tokens: int = 0
+    """Prompt tokens that a prefix cache held."""
 
 
-class WireProtocol(Protocol):
-    """Both halves of one wire format."""
+class Renderer(Protocol):
+    """Server half of one stream: what is sent, in order. Every part may be no bytes at all."""
 
-    path: ClassVar[str]
-    optional: ClassVar[tuple[str, ...]]
+    def opening(self) -> bytes:
+        """What comes before the first token, such as a chunk with only the role."""
+        ...
+
+    def chunk(self, text: str, output_tokens: int, finish_reason: str | None) -> bytes:
+        """New text, with the count of tokens so far; `length` or `stop` with the last."""
+        ...
+
+    def closing(self, output_tokens: int) -> bytes:
+        """What follows the last chunk: usage, the end marker."""
+        ...
+
+    def error(self, status: int, message: str) -> bytes:
+        """An error inside the stream, and whatever marks its end after it."""
+        ...
+
+
+class WireProtocol(msgspec.Struct, frozen=True):
+    """Both halves of one wire format. What holds for most formats stands here as a default."""
+
+    optional: ClassVar[tuple[str, ...]] = ()
     """Fields of Ask that a server may refuse, the first to be given up first."""
-    takes_ids: ClassVar[bool]
+    takes_ids: ClassVar[bool] = False
     """Whether a prompt may be token ids."""
+    echoes_prompt: ClassVar[bool] = False
+    """Whether an answer's text begins with the prompt's."""
+    headers: ClassVar[dict[str, str]] = {}
+    """Headers that a request of this protocol has beyond the usual ones."""
+    key_header: ClassVar[str] = "Authorization"
+    """The header that carries an API key: there as `Bearer KEY`, in any other as it is."""
+    refused_with: ClassVar[int] = 400
+    """Server half: the status of a request that asks what cannot be."""
+    busy_with: ClassVar[int] = 503
+    """Server half: the status of a request that is turned away because of overload."""
+
+    @property
+    def event_mark(self) -> bytes:
+        """Bytes that each event of a stream holds once: counts events without decoding them."""
+        return b"data:"
+
+    @property
+    def streams_json(self) -> bool:
+        """Whether a stream is bare JSON frames, so that it looks like an answer in one piece."""
+        return False
+
+    def path(self, *, stream: bool) -> str:
+        """Where an answer in pieces, or in one piece, is asked for."""
+        raise NotImplementedError
+
+    # --- client half ------------------------------------------------------------------------------
 
     def encode(self, ask: Ask) -> bytes:
-        """Client half: the body of the request."""
-        ...
+        """The body of the request."""
+        raise NotImplementedError
 
     def decoder(self) -> StreamDecoder:
-        """Client half: a fresh decoder for one stream."""
-        ...
+        """A fresh decoder for one stream."""
+        raise NotImplementedError
 
     def decode_whole(self, body: bytes) -> Event:
-        """Client half: an answer that was not streamed. Raises ProtocolFault."""
-        ...
+        """An answer that was not streamed. Raises ProtocolFault."""
+        raise NotImplementedError
 
-    def parse(self, body: bytes) -> Ask:
-        """Server half: what the body asks. Raises ProtocolFault with kind 'http_4xx'."""
-        ...
+    # --- server half ------------------------------------------------------------------------------
 
-    def render_opening(self, reply: Reply) -> bytes:
-        """Server half: what a stream sends before its first token; may be nothing."""
-        ...
+    def parse(self, body: bytes, path: str) -> Ask:
+        """What a body sent to `path` asks. Raises ProtocolFault with kind 'http_4xx'.
 
-    def render_chunk(
-        self, ask: Ask, reply: Reply, text: str, output_tokens: int, finish_reason: str | None
-    ) -> bytes:
-        """Server half: new text, with the count of tokens so far."""
-        ...
+        Where protocols share a path, each refuses what is another's.
+        """
+        raise NotImplementedError
 
-    def render_closing(self, ask: Ask, reply: Reply, output_tokens: int) -> bytes:
-        """Server half: what follows the last chunk: usage, the end marker."""
-        ...
+    def renderer(self, ask: Ask, reply: Reply) -> Renderer:
+        """A fresh renderer for one stream."""
+        raise NotImplementedError
 
     def render_whole(
-        self, reply: Reply, text: str, output_tokens: int, finish_reason: str
+        self, ask: Ask, reply: Reply, text: str, output_tokens: int, finish_reason: str
     ) -> bytes:
-        """Server half: an answer that is not streamed."""
-        ...
+        """An answer that is not streamed."""
+        raise NotImplementedError
 
     def render_error(self, status: int, message: str) -> bytes:
-        """Server half: the body of an error, also as an event inside a stream."""
-        ...
+        """The body of an error with its HTTP status."""
+        raise NotImplementedError
+
+
+Declared = str | dict[str, Any]
+"""A protocol as the user says it: its name, or its settings with the name under `name`."""
+
+
+def declared(field: str, said: Declared) -> WireProtocol:
+    """The protocol that was said. Raises BadInput naming `field`."""
+    settings = {"name": said} if isinstance(said, str) else dict(said)
+    name = settings.pop("name", None)
+    if not isinstance(name, str):
+        raise BadInput(field, said, "want its name under `name`")
+    found: WireProtocol = make(field, "servescope.protocols", name, settings)
+    return found
+
+
+def known() -> dict[str, WireProtocol]:
+    """Every protocol that needs no settings, by name."""
+    found = find("servescope.protocols")
+    bare = {name: kind for name, kind in found.items() if not _required(kind)}
+    return {name: kind() for name, kind in bare.items()}  # type: ignore[misc]
+
+
+def _required(kind: type[msgspec.Struct]) -> bool:
+    return any(field.required for field in msgspec.structs.fields(kind))
+
+
+def plain_text(prompt: str | tuple[int, ...] | tuple[Message, ...]) -> str:
+    """A prompt as one text, for formats that know no messages: they become paragraphs.
+
+    Raises TypeError for token ids: who takes none must not be asked with them.
+    """
+    if isinstance(prompt, str):
+        return prompt
+    return "\n\n".join(message.content for message in messages_of(prompt))
+
+
+def messages_of(prompt: str | tuple[int, ...] | tuple[Message, ...]) -> tuple[Message, ...]:
+    """A prompt as messages; a plain text becomes one of the user's."""
+    if isinstance(prompt, str):
+        return (Message("user", prompt),)
+    found = tuple(part for part in prompt if isinstance(part, Message))
+    if len(found) != len(prompt):
+        raise TypeError("token ids are no messages")
+    return found

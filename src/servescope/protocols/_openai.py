@@ -21,12 +21,21 @@ class Details(msgspec.Struct):
     cached_tokens: int | None = None
 
 
+class CompletionDetails(msgspec.Struct):
+    """`completion_tokens_details`."""
+
+    reasoning_tokens: int | None = None
+
+
 class Usage(msgspec.Struct):
     """Token counts as the server made them."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     prompt_tokens_details: Details | None = None
+    completion_tokens_details: CompletionDetails | None = None
+    reasoning_tokens: int | None = None
+    """SGLang has it here."""
 
 
 class Timings(msgspec.Struct):
@@ -64,6 +73,9 @@ def common_event(chunk: ChunkBase) -> Event:
         event.output_tokens = usage.completion_tokens
         if usage.prompt_tokens_details is not None:
             event.cached_tokens = usage.prompt_tokens_details.cached_tokens
+        event.reasoning_tokens = usage.reasoning_tokens
+        if usage.completion_tokens_details is not None:
+            event.reasoning_tokens = usage.completion_tokens_details.reasoning_tokens
     if chunk.timings is not None or chunk.metrics is not None:
         event.server_s = _server_times(chunk.timings, chunk.metrics)
     if chunk.error is not None:
@@ -170,13 +182,16 @@ def ask_of(request: RequestBase, prompt: str | tuple[int, ...] | tuple[Message, 
     )
 
 
-def usage_json(reply: Reply, output_tokens: int) -> dict[str, int]:
+def usage_json(reply: Reply, output_tokens: int) -> dict[str, Any]:
     """The usage object that the server half renders."""
-    return {
+    usage: dict[str, Any] = {
         "prompt_tokens": reply.input_tokens,
         "completion_tokens": output_tokens,
         "total_tokens": reply.input_tokens + output_tokens,
     }
+    if reply.cached_tokens:
+        usage["prompt_tokens_details"] = {"cached_tokens": reply.cached_tokens}
+    return usage
 
 
 def event_bytes(content: object) -> bytes:
@@ -184,15 +199,61 @@ def event_bytes(content: object) -> bytes:
     return b"data: " + msgspec.json.encode(content) + b"\n\n"
 
 
+def whole_json(reply: Reply, kind: str, choice: dict[str, Any], output_tokens: int) -> bytes:
+    """An answer in one piece."""
+    head = {"id": reply.id, "object": kind, "created": reply.created, "model": reply.model}
+    usage = usage_json(reply, output_tokens)
+    return msgspec.json.encode(head | {"choices": [choice], "usage": usage})
+
+
 DONE = b"data: [DONE]\n\n"
 
 
-def closing(ask: Ask, head: dict[str, Any], reply: Reply, output_tokens: int) -> bytes:
-    """Usage where it was asked for, and the end marker."""
-    if not ask.usage:
-        return DONE
-    usage = usage_json(reply, output_tokens)
-    return event_bytes(head | {"choices": [], "usage": usage}) + DONE
+class OpenAIRenderer:
+    """Chunks of one stream; what all of them have in common is rendered once.
+
+    `choice` is a chunk's choice up to its finish reason, with `@` where the text belongs.
+    """
+
+    def __init__(self, ask: Ask, reply: Reply, kind: str, choice: bytes, opening: Any) -> None:  # noqa: ANN401 (a choice as JSON, or None)
+        head = {"id": reply.id, "object": kind, "created": reply.created, "model": reply.model}
+        self._ask, self._reply = ask, reply
+        self._head = msgspec.json.encode(head)[:-1]
+        self._start, self._middle = choice.split(b"@")
+        self._start = b"data: " + self._head + b',"choices":[' + self._start
+        self._opening = opening
+
+    def opening(self) -> bytes:
+        """The chunk that holds only the role, where there is one."""
+        return b"" if self._opening is None else self._event({"choices": [self._opening]})
+
+    def chunk(self, text: str, output_tokens: int, finish_reason: str | None) -> bytes:
+        """New text."""
+        reason = b"null" if finish_reason is None else b'"%b"' % finish_reason.encode()
+        usage = b""
+        if self._ask.usage_each:
+            usage = b',"usage":' + msgspec.json.encode(usage_json(self._reply, output_tokens))
+        return b"%b%b%b%b}]%b}\n\n" % (
+            self._start,
+            msgspec.json.encode(text),
+            self._middle,
+            reason,
+            usage,
+        )
+
+    def closing(self, output_tokens: int) -> bytes:
+        """Usage where it was asked for, and the end marker."""
+        if not self._ask.usage:
+            return DONE
+        usage = usage_json(self._reply, output_tokens)
+        return self._event({"choices": [], "usage": usage}) + DONE
+
+    def error(self, status: int, message: str) -> bytes:
+        """An error as vLLM sends it into a stream that began with 200."""
+        return b"data: " + error_json(status, message) + b"\n\n" + DONE
+
+    def _event(self, more: dict[str, Any]) -> bytes:
+        return b"data: %b,%b\n\n" % (self._head, msgspec.json.encode(more)[1:])
 
 
 def error_json(status: int, message: str) -> bytes:

@@ -8,12 +8,22 @@ every chunk or never; an error may arrive inside a stream that began with 200.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import msgspec
 
 from servescope.datasets import Message
-from servescope.protocols import Ask, Event, ProtocolFault, Reply, StreamDecoder, _openai
+from servescope.protocols import (
+    Ask,
+    Event,
+    ProtocolFault,
+    Renderer,
+    Reply,
+    StreamDecoder,
+    WireProtocol,
+    _openai,
+    messages_of,
+)
 
 
 class _Function(msgspec.Struct):
@@ -61,18 +71,18 @@ _CHUNK = msgspec.json.Decoder(_Chunk)
 _REQUEST = msgspec.json.Decoder(_Request)
 
 
-class OpenAIChat(msgspec.Struct, frozen=True, tag="openai-chat"):
+class OpenAIChat(WireProtocol, frozen=True, tag="openai-chat"):
     """OpenAI chat completions."""
 
-    path: ClassVar[str] = "/v1/chat/completions"
     optional: ClassVar[tuple[str, ...]] = ("usage_each", "min_tokens", "ignore_eos", "usage")
-    takes_ids: ClassVar[bool] = False
+
+    def path(self, *, stream: bool) -> str:  # noqa: ARG002
+        """The same for both."""
+        return "/v1/chat/completions"
 
     def encode(self, ask: Ask) -> bytes:
         """Body of the request; a plain text becomes one user message."""
-        prompt = ask.prompt
-        messages = (Message("user", prompt),) if isinstance(prompt, str) else prompt
-        return msgspec.json.encode(_openai.options(ask) | {"messages": messages})
+        return msgspec.json.encode(_openai.options(ask) | {"messages": messages_of(ask.prompt)})
 
     def decoder(self) -> StreamDecoder:
         """A fresh decoder for one stream."""
@@ -82,38 +92,27 @@ class OpenAIChat(msgspec.Struct, frozen=True, tag="openai-chat"):
         """An answer that was not streamed."""
         return _openai.decode_json(_decode, body)
 
-    def parse(self, body: bytes) -> Ask:
+    def parse(self, body: bytes, path: str) -> Ask:  # noqa: ARG002
         """What a request asks."""
         request = _openai.parse_request(body, _REQUEST)
         if not request.messages:
             raise ProtocolFault("http_4xx", "messages must not be empty")
         return _openai.ask_of(request, tuple(map(_plain, request.messages)))
 
-    def render_opening(self, reply: Reply) -> bytes:
-        """The chunk that holds only the role."""
-        return _openai.event_bytes(_chunk(reply, {"role": "assistant", "content": ""}, None))
-
-    def render_chunk(
-        self, ask: Ask, reply: Reply, text: str, output_tokens: int, finish_reason: str | None
-    ) -> bytes:
-        """New text."""
-        chunk = _chunk(reply, {"content": text}, finish_reason)
-        if ask.usage_each:
-            chunk["usage"] = _openai.usage_json(reply, output_tokens)
-        return _openai.event_bytes(chunk)
-
-    def render_closing(self, ask: Ask, reply: Reply, output_tokens: int) -> bytes:
-        """Usage where asked for, and [DONE]."""
-        return _openai.closing(ask, _head(reply), reply, output_tokens)
+    def renderer(self, ask: Ask, reply: Reply) -> Renderer:
+        """Chunks of one stream; the first holds only the role."""
+        role = {"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
+        choice = b'{"index":0,"delta":{"content":@},"finish_reason":'
+        return _openai.OpenAIRenderer(ask, reply, "chat.completion.chunk", choice, role)
 
     def render_whole(
-        self, reply: Reply, text: str, output_tokens: int, finish_reason: str
+        self, ask: Ask, reply: Reply, text: str, output_tokens: int, finish_reason: str
     ) -> bytes:
         """An answer in one piece."""
+        del ask
         message = {"role": "assistant", "content": text}
         choice = {"index": 0, "message": message, "finish_reason": finish_reason}
-        whole = _head(reply) | {"object": "chat.completion", "choices": [choice]}
-        return msgspec.json.encode(whole | {"usage": _openai.usage_json(reply, output_tokens)})
+        return _openai.whole_json(reply, "chat.completion", choice, output_tokens)
 
     def render_error(self, status: int, message: str) -> bytes:
         """An error body."""
@@ -148,17 +147,3 @@ def _decode(data: bytes) -> Event:
 def _tool_text(call: _ToolCall) -> str:
     function = call.function
     return "" if function is None else (function.name or "") + (function.arguments or "")
-
-
-def _head(reply: Reply) -> dict[str, Any]:
-    return {
-        "id": reply.id,
-        "object": "chat.completion.chunk",
-        "created": reply.created,
-        "model": reply.model,
-    }
-
-
-def _chunk(reply: Reply, delta: dict[str, str], finish_reason: str | None) -> dict[str, Any]:
-    choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
-    return _head(reply) | {"choices": [choice]}

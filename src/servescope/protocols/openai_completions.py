@@ -11,7 +11,17 @@ from typing import Any, ClassVar
 import msgspec
 
 from servescope.datasets import Message
-from servescope.protocols import Ask, Event, ProtocolFault, Reply, StreamDecoder, _openai
+from servescope.protocols import (
+    Ask,
+    Event,
+    ProtocolFault,
+    Renderer,
+    Reply,
+    StreamDecoder,
+    WireProtocol,
+    _openai,
+    plain_text,
+)
 
 
 class _Choice(msgspec.Struct):
@@ -31,18 +41,21 @@ _CHUNK = msgspec.json.Decoder(_Chunk)
 _REQUEST = msgspec.json.Decoder(_Request)
 
 
-class OpenAICompletions(msgspec.Struct, frozen=True, tag="openai-completions"):
+class OpenAICompletions(WireProtocol, frozen=True, tag="openai-completions"):
     """OpenAI text completions."""
 
-    path: ClassVar[str] = "/v1/completions"
     optional: ClassVar[tuple[str, ...]] = ("usage_each", "min_tokens", "ignore_eos", "usage")
     takes_ids: ClassVar[bool] = True
+
+    def path(self, *, stream: bool) -> str:  # noqa: ARG002
+        """The same for both."""
+        return "/v1/completions"
 
     def encode(self, ask: Ask) -> bytes:
         """Body of the request; messages are joined as plain paragraphs."""
         prompt: Any = ask.prompt
         if isinstance(prompt, tuple) and prompt and isinstance(prompt[0], Message):
-            prompt = "\n\n".join(message.content for message in prompt)
+            prompt = plain_text(prompt)
         return msgspec.json.encode(_openai.options(ask) | {"prompt": prompt})
 
     def decoder(self) -> StreamDecoder:
@@ -53,35 +66,23 @@ class OpenAICompletions(msgspec.Struct, frozen=True, tag="openai-completions"):
         """An answer that was not streamed."""
         return _openai.decode_json(_decode, body)
 
-    def parse(self, body: bytes) -> Ask:
+    def parse(self, body: bytes, path: str) -> Ask:  # noqa: ARG002
         """What a request asks."""
         request = _openai.parse_request(body, _REQUEST)
         return _openai.ask_of(request, _only_prompt(request.prompt))
 
-    def render_opening(self, reply: Reply) -> bytes:
-        """Nothing: the first event carries the first token."""
-        del reply
-        return b""
-
-    def render_chunk(
-        self, ask: Ask, reply: Reply, text: str, output_tokens: int, finish_reason: str | None
-    ) -> bytes:
-        """New text."""
-        chunk = _head(reply) | {"choices": [_choice(text, finish_reason)]}
-        if ask.usage_each:
-            chunk["usage"] = _openai.usage_json(reply, output_tokens)
-        return _openai.event_bytes(chunk)
-
-    def render_closing(self, ask: Ask, reply: Reply, output_tokens: int) -> bytes:
-        """Usage where asked for, and [DONE]."""
-        return _openai.closing(ask, _head(reply), reply, output_tokens)
+    def renderer(self, ask: Ask, reply: Reply) -> Renderer:
+        """Chunks of one stream; the first carries the first token."""
+        choice = b'{"index":0,"text":@,"logprobs":null,"finish_reason":'
+        return _openai.OpenAIRenderer(ask, reply, "text_completion", choice, None)
 
     def render_whole(
-        self, reply: Reply, text: str, output_tokens: int, finish_reason: str
+        self, ask: Ask, reply: Reply, text: str, output_tokens: int, finish_reason: str
     ) -> bytes:
         """An answer in one piece."""
-        whole = _head(reply) | {"choices": [_choice(text, finish_reason)]}
-        return msgspec.json.encode(whole | {"usage": _openai.usage_json(reply, output_tokens)})
+        del ask
+        choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": finish_reason}
+        return _openai.whole_json(reply, "text_completion", choice, output_tokens)
 
     def render_error(self, status: int, message: str) -> bytes:
         """An error body."""
@@ -112,16 +113,3 @@ def _decode(data: bytes) -> Event:
         event.text = choice.text or ""
         _openai.finish(event, choice.finish_reason)
     return event
-
-
-def _head(reply: Reply) -> dict[str, Any]:
-    return {
-        "id": reply.id,
-        "object": "text_completion",
-        "created": reply.created,
-        "model": reply.model,
-    }
-
-
-def _choice(text: str, finish_reason: str | None) -> dict[str, Any]:
-    return {"index": 0, "text": text, "logprobs": None, "finish_reason": finish_reason}
