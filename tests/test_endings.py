@@ -9,6 +9,7 @@ import time
 import pytest
 
 from servescope.client.feed import Settings
+from servescope.client.wire import Request
 from servescope.client.workers import Workers
 from servescope.store import Run
 from tests.support.command import QUICK, Command, gone, until
@@ -102,10 +103,10 @@ def drive(address, tmp_path):
         max_bytes=1 << 20,
         users=2,
     )
-    team = Workers(settings, 1, tmp_path)
+    team = Workers([settings], 1, tmp_path)
     try:
-        team.begin(3, lambda k: -1, lambda k: (k, 10, b"{}"), lambda: 0)
-        return [exchange for exchange in team.exchanges() if exchange is not None]
+        team.begin(lambda process: (Request(k, -1, 10, b"{}") for k in range(3)), lambda: 0)
+        return [exchange for _, exchange in team.exchanges() if exchange is not None]
     finally:
         team.close()
 

@@ -26,6 +26,9 @@ ALWAYS = {
     *(
         "output_tokens",
         "cached_tokens",
+        "reasoning_tokens",
+        "tool_tokens",
+        "ttfo_s",
         "concurrency",
         "tokens_per_chunk",
         "merged_reads_ratio",

@@ -102,8 +102,9 @@ def test_users_and_a_cap_are_two_loads_and_refused(tmp_path):
 
 def test_plain_python_values_are_taken_and_wrong_ones_named():
     assert declare({"target": "x", "duration": 3, "input_tokens": 40}).duration == "3"
+    assert declare({"target": "x", "load": "users:2", "input-tokens": 5}).load == ["users:2"]
     with pytest.raises(BadInput, match="load"):
-        declare({"target": "x", "load": "users:2"})
+        declare({"target": "x", "load": {"users": 2}})
     with pytest.raises(BadInput, match="laod"):
         declare({"target": "x", "laod": ["users:2"]})
 

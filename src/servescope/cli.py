@@ -29,9 +29,13 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("target")
+@click.argument("target", nargs=-1)
+@click.option("--each", is_flag=True, help="Several targets: each gets the whole load, not a part.")
 @click.option(
-    "--protocol", metavar="NAME", help="openai-chat, openai-completions. Default: found out."
+    "--protocol",
+    metavar="NAME",
+    help="openai-chat, openai-completions, openai-responses, anthropic-messages, vllm, sglang, "
+    "tgi, lightllm, llamacpp.  [default: found out]",
 )
 @click.option("--backend", "protocol", metavar="NAME", hidden=True)
 @click.option("--model", metavar="NAME", help="Default: the first in the server's list.")
@@ -58,6 +62,12 @@ def cli() -> None:
 )
 @click.option(
     "--warmup", metavar="N|TIME", help="Requests or time before the first stage, not counted."
+)
+@click.option(
+    "--repeat-cache",
+    metavar="cold,warm",
+    help="Run each stage with the same items twice; before a cold one the engine's cache is "
+    "emptied, where it has a way.",
 )
 @click.option(
     "--data",
@@ -151,11 +161,13 @@ def cli() -> None:
     "--json", "as_json", is_flag=True, help="summary.json on standard output, nothing else."
 )
 @click.option("--quiet", is_flag=True, help="Only the run's directory on standard output.")
-def run(target: str, form: str, *, as_json: bool, quiet: bool, **options: Any) -> None:  # noqa: ANN401
+def run(target: tuple[str, ...], form: str, *, as_json: bool, quiet: bool, **options: Any) -> None:  # noqa: ANN401
     """Measure the endpoint at the URL TARGET.
 
     Protocol, model and what the server can do are found out; prompts are built in and never repeat.
-    Results are kept in a directory that the other commands read.
+    Results are kept in a directory that the other commands read. Several targets share the load.
+    Without one a simulated engine is started on loopback and measured over HTTP; `sim:vllm` runs it
+    in virtual time. FILE.yaml (or .toml, .json) holds the same options by name.
 
     Exit status: 0 done, 2 bad input, 3 the target cannot be reached or answers nothing useful, 4 an
     SLO was missed, 130 interrupted (what was measured is kept).
@@ -178,24 +190,36 @@ def run(target: str, form: str, *, as_json: bool, quiet: bool, **options: Any) -
     sys.exit(_status(found, summary))
 
 
-def _trial(target: str, **options: Any) -> Any:  # noqa: ANN401 (a Trial; see run on imports)
-    from servescope.experiment import Trial  # noqa: PLC0415
+def _trial(targets: tuple[str, ...], **options: Any) -> Any:  # noqa: ANN401 (a Trial; see run on imports)
+    """The trial that file and options together declare; what is on the command line wins."""
+    from servescope.experiment import declare  # noqa: PLC0415
+    from servescope.files import is_file, read_file  # noqa: PLC0415
 
-    load, rate = list(options.pop("load")), options.pop("request_rate")
-    if load and rate is not None:
+    given = {name: value for name, value in options.items() if _given(name)}
+    declared: dict[str, Any] = {"target": list(targets)}
+    if len(targets) == 1 and is_file(targets[0]):
+        declared = read_file(targets[0])
+    rate, cap = given.pop("request_rate", None), given.get("max_concurrency")
+    if "load" in given and rate is not None:
         raise BadInput("--request-rate", rate, "want either --load or --request-rate")
-    if not load:
-        load, options["max_concurrency"] = _load(rate, options["max_concurrency"])
-    goodput = [pair for text in options.pop("goodput") for pair in text.replace(",", " ").split()]
-    return Trial(
-        target=target,
-        load=load,
-        slo=list(options.pop("slo")),
-        goodput=goodput,
-        stream=not options.pop("no_stream"),
-        extra_body=_json_object("--extra-body", options.pop("extra_body")),
-        **options,
-    )
+    if "load" not in given and "load" not in declared and (rate or cap) is not None:
+        given["load"], given["max_concurrency"] = _load(rate, cap)
+    if "goodput" in given:
+        pairs = (text.replace(",", " ").split() for text in given["goodput"])
+        given["goodput"] = [pair for texts in pairs for pair in texts]
+    if given.pop("no_stream", False):
+        given["stream"] = False
+    if "extra_body" in given:
+        given["extra_body"] = _json_object("--extra-body", given["extra_body"])
+    if "repeat_cache" in given:
+        given["repeat_cache"] = given["repeat_cache"].split(",")
+    return declare(declared | given)
+
+
+def _given(name: str) -> bool:
+    """Whether an option was said on the command line."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is click.core.ParameterSource.COMMANDLINE
 
 
 def _load(rate: str | None, cap: int | None) -> tuple[list[str], int | None]:

@@ -348,7 +348,8 @@ def _not_offered(stage: StageFacts, columns: Columns) -> Doubt | None:
 
 
 def _never_sent(stage: StageFacts, columns: Columns) -> Doubt | None:
-    unsent = columns.sent_ns == ABSENT
+    # A later turn is due only when the answer before it has come.
+    unsent = (columns.sent_ns == ABSENT) & (columns.turn == 0)
     if stage.interrupted:
         unsent &= columns.outcome != OUTCOMES.index(CANCELLED)
     planned = len(columns) if stage.interrupted else max(stage.planned or 0, len(columns))

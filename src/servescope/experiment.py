@@ -17,7 +17,8 @@ from servescope import goodput, lengths, loads
 from servescope.datasets import Dataset
 from servescope.errors import BadInput
 from servescope.lengths import Lengths
-from servescope.load import Limit, Load
+from servescope.load import Later, Limit, Load
+from servescope.plugins import one_of
 from servescope.units import parse_duration_s
 
 DEFAULT_LOAD = "users:4"
@@ -33,7 +34,10 @@ MAX_DURATION_S = 7 * 24 * 3600.0
 class Trial(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """One cell of an experiment, as declared."""
 
-    target: str
+    target: str | list[str] = []
+    """Where it goes: a URL, or several; none: an engine is started here."""
+    each: bool = False
+    """Every target gets the whole load, instead of a part of it."""
     protocol: str | dict[str, Any] | None = None
     """A name, or a mapping with the name under `name` and the protocol's settings."""
     model: str | None = None
@@ -44,6 +48,8 @@ class Trial(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     requests: int | None = None
     duration: str | None = None
     warmup: str | None = None
+    repeat_cache: list[str] = []
+    """`cold`, `warm`: each stage is run so many times with the same items."""
     max_concurrency: int | None = None
     slo: list[str] = []
     goodput: list[str] = []
@@ -67,14 +73,29 @@ class Trial(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     i_own_this: bool = False
     """The target may be a public address and the load more than a modest one."""
 
+    @property
+    def targets(self) -> list[str]:
+        """All targets."""
+        return [self.target] if isinstance(self.target, str) else self.target
+
 
 def declare(options: dict[str, Any]) -> Trial:
-    """A trial from plain values, as they stand in Python or in a file. Raises BadInput."""
-    texts = {f.name for f in msgspec.structs.fields(Trial) if f.type in (str, str | None)}
-    plain = {
-        name: str(value) if name in texts and isinstance(value, int | float) else value
-        for name, value in options.items()
-    }
+    """A trial from plain values, as they stand in Python or in a file. Raises BadInput.
+
+    Names may have hyphens, as on the command line; one value may stand for a list of one.
+    """
+    fields = {field.name: field.type for field in msgspec.structs.fields(Trial)}
+    plain: dict[str, Any] = {}
+    for said, value in options.items():
+        name = said.replace("-", "_")
+        if name not in fields:
+            raise BadInput("options", said, f"want {one_of(name, fields)}")
+        if fields[name] in (str, str | None) and isinstance(value, int | float):
+            plain[name] = str(value)
+        elif fields[name] == list[str] and isinstance(value, str | int | float):
+            plain[name] = [str(value)]
+        else:
+            plain[name] = list(value) if isinstance(value, tuple) else value
     try:
         return msgspec.convert(plain, Trial)
     except msgspec.ValidationError as error:
@@ -95,7 +116,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     trial: Trial
     seed: int
-    loads: list[Load]
+    loads: list[Load | Later]
     limit: Limit
     warmup: Limit | None
     dataset: Dataset
@@ -115,6 +136,9 @@ def resolve(trial: Trial) -> Plan:
     for field, path in (("--ca-file", trial.ca_file), ("--api-key-file", trial.api_key_file)):
         if path is not None:
             readable(field, path)
+    for cache in trial.repeat_cache:
+        if cache not in ("cold", "warm"):
+            raise BadInput("--repeat-cache", cache, "want cold, warm or both: cold,warm")
     _check_extra_body(trial.extra_body)
     dataset = data_sets.parse("--data", trial.data)
     if path := getattr(dataset, "path", None):
@@ -148,8 +172,10 @@ def readable(field: str, path: str) -> bytes:
         raise BadInput(field, path, f"cannot be read ({error.strerror})") from None
 
 
-def _loads(trial: Trial, limit: Limit) -> list[Load]:
-    found = [load for text in trial.load or [DEFAULT_LOAD] for load in loads.parse("--load", text)]
+def _loads(trial: Trial, limit: Limit) -> list[Load | Later]:
+    found: list[Load | Later] = []
+    for text in trial.load or [DEFAULT_LOAD]:
+        found += loads.parse("--load", text)
     for load in found:
         if str(load).partition(":")[0] == "burst" and limit.requests is None:
             raise BadInput("--load", str(load), "a burst wants --requests")

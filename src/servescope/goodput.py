@@ -39,6 +39,7 @@ METRICS = {
     "icl": "icl_s",
     "e2e": "e2e_s",
     "normalized_latency": "normalized_latency_s_per_token",
+    "ttfo": "ttfo_s",
     "ttft_from_due": "ttft_from_due_s",
     "e2e_from_due": "e2e_from_due_s",
 }

@@ -158,6 +158,9 @@ def _latencies(columns: Columns, window: Window | None) -> dict[str, Figure]:
     result["input_tokens"] = distribution(prompt[prompt != ABSENT])
     result["cached_tokens"] = distribution(cached[cached != ABSENT])
     result["output_tokens"] = distribution(token_times.output_tokens(answered))
+    for name in ("reasoning_tokens", "tool_tokens"):
+        spent = getattr(answered, name)
+        result[name] = distribution(spent) if spent.any() else None
     return result
 
 

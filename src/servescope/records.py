@@ -54,8 +54,15 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Index over the whole run, warm-up included: item `request` is what was asked."""
     stage: int
     """Index of the stage; -1 for warm-up."""
+    target: int = 0
+    """Which of the run's targets it went to."""
+    session: int | None = None
+    """What it belongs to with others; None where it stands alone."""
+    turn: int = 0
+    """Its number among those of its session."""
     due_ns: int
-    """When the load said it should start."""
+    """When the load said it should start; of a later turn, when the answer before it had ended and
+    had been thought about."""
     sent_ns: int = ABSENT
     """Just before the first byte of the request went to the socket."""
     connect_ns: int = 0
@@ -83,6 +90,10 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The answer was required to have exactly `asked_output_tokens`."""
     input_tokens: int | None = None
     output_tokens: int | None = None
+    reasoning_tokens: int = 0
+    """Those of `output_tokens` that were reasoning."""
+    tool_tokens: int = 0
+    """Those that were calls of tools."""
     cached_tokens: int | None = None
     """Prompt tokens served from a prefix cache, where the server says so."""
     count_source: str | None = None
@@ -93,6 +104,8 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     finish_reason: str | None = None
     status: int | None = None
     """HTTP status."""
+    content_type: str = ""
+    """As the response's header says; it decides nothing."""
     attempts: int = 1
     server_s: dict[str, float] = {}
     """The server's own timings of this request in seconds: ttft_s, queue_s, ..."""
@@ -127,6 +140,8 @@ class Columns:
 
     request: NDArray[np.int64]
     stage: NDArray[np.int64]
+    target: NDArray[np.int64]
+    turn: NDArray[np.int64]
     due_ns: NDArray[np.int64]
     sent_ns: NDArray[np.int64]
     connect_ns: NDArray[np.int64]
@@ -140,6 +155,8 @@ class Columns:
     pinned: NDArray[np.bool_]
     input_tokens: NDArray[np.int64]
     output_tokens: NDArray[np.int64]
+    reasoning_tokens: NDArray[np.int64]
+    tool_tokens: NDArray[np.int64]
     cached_tokens: NDArray[np.int64]
     counted_by_server: NDArray[np.bool_]
     outcome: NDArray[np.int64]
@@ -194,6 +211,7 @@ def columns(records: Sequence[Record]) -> Columns:
     plain = {
         name: _column((getattr(r, name) for r in records), n)
         for name in (
+            *("target", "turn", "reasoning_tokens", "tool_tokens"),
             *("request", "stage", "due_ns", "sent_ns", "connect_ns", "held_ns", "first_byte_ns"),
             *("first_output_ns", "end_ns", "merged_chunks", "asked_input_tokens"),
             *("asked_output_tokens", "input_tokens", "output_tokens", "cached_tokens", "attempts"),

@@ -39,6 +39,14 @@ class Stage(msgspec.Struct, kw_only=True, omit_defaults=True):
     start_ns: int | None = None
     """Since the run began; None while it has not started."""
     warmup: bool = False
+    first_request: int = 0
+    """Index of its first request over the run."""
+    first_item: int = 0
+    """The item that was asked as its first request; the others follow one by one."""
+    cache: str | None = None
+    """`cold` or `warm`, where the same items are asked with an empty and a filled prefix cache."""
+    flushed: str | None = None
+    """How the engine's cache was emptied before a cold stage; None: it could not be."""
 
 
 class Manifest(msgspec.Struct, kw_only=True):
@@ -53,7 +61,11 @@ class Manifest(msgspec.Struct, kw_only=True):
     trial: dict[str, Any] = {}
     """The trial as declared, its seed included."""
     endpoint: dict[str, Any] = {}
-    """What was found out of the target."""
+    """What was found out of the target; of several, the first."""
+    targets: list[str] = []
+    """URLs, in the order of `Record.target`."""
+    notes: list[str] = []
+    """What else should be known of the run, in sentences."""
     lengths: dict[str, Any] = {}
     """How prompts were made to length."""
     machine: dict[str, Any] = {}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from servescope.goodput import Slo
 
-_TOKENLESS = ("ttft_s", "ttft_from_due_s")
+_TOKENLESS = ("ttft_s", "ttfo_s", "ttft_from_due_s")
 
 
 class Reason(msgspec.Struct, kw_only=True):
@@ -28,6 +28,14 @@ class Reason(msgspec.Struct, kw_only=True):
     outcome: str
     count: int
     words: str
+
+
+class TargetSummary(msgspec.Struct, kw_only=True):
+    """One target's part of a stage."""
+
+    target: str
+    outcomes: dict[str, int]
+    figures: dict[str, Any]
 
 
 class StageSummary(msgspec.Struct, kw_only=True):
@@ -42,6 +50,8 @@ class StageSummary(msgspec.Struct, kw_only=True):
     attempts: int = 0
     """Sendings in all: above the number of requests where some were tried again."""
     never_sent: int = 0
+    targets: list[TargetSummary] = []
+    """Each target's part, where there are several."""
 
 
 class Summary(msgspec.Struct, kw_only=True):
@@ -62,6 +72,8 @@ class Summary(msgspec.Struct, kw_only=True):
     doubts: list[Doubt]
     """Those of all stages; a stage's own list says which they are."""
     stages: list[StageSummary]
+    notes: list[str] = []
+    """What else should be known of the run."""
 
 
 def summarise(run: Run) -> Summary:
@@ -93,6 +105,7 @@ def summarise(run: Run) -> Summary:
         directory=str(run.path),
         doubts=[doubt for stage in stages for doubt in stage.doubts],
         stages=stages,
+        notes=manifest.notes,
     )
 
 
@@ -148,7 +161,18 @@ def _stage(
         slo=verdicts,
         attempts=int(np.sum(columns.attempts[columns.sent_ns != ABSENT])),
         never_sent=int(np.sum(columns.sent_ns == ABSENT)),
+        targets=_parts(manifest, columns),
     )
+
+
+def _parts(manifest: Manifest, columns: Columns) -> list[TargetSummary]:
+    if len(manifest.targets) < 2:
+        return []
+    parts = [columns.where(columns.target == k) for k in range(len(manifest.targets))]
+    return [
+        TargetSummary(target=url, outcomes=metrics.outcomes(part), figures=metrics.figures(part))
+        for url, part in zip(manifest.targets, parts, strict=True)
+    ]
 
 
 def _reasons(run: Run) -> dict[int, list[Reason]]:

@@ -139,6 +139,7 @@ def per_request(columns: Columns) -> dict[str, Floats]:
         "connect_s": np.where(columns.sent_ns != ABSENT, columns.connect_ns / 1e9, np.nan),
         "ttfb_s": seconds(columns.first_byte_ns, columns.sent_ns),
         "ttft_s": seconds(first, columns.sent_ns),
+        "ttfo_s": seconds(columns.first_output_ns, columns.sent_ns),
         "ttft_from_due_s": seconds(first, columns.due_ns),
         "e2e_from_due_s": seconds(last, columns.due_ns),
         "e2e_s": e2e,

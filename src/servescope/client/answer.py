@@ -11,7 +11,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
-from servescope.client.reading import REASON_CHARS, Reading, read
+from servescope.client.reading import REASON_CHARS, Reading, read, words
 from servescope.client.wire import Exchange
 from servescope.protocols import WireProtocol
 from servescope.protocols.http1 import Head
@@ -42,6 +42,10 @@ class Asked(NamedTuple):
     prompt_bytes: int
     prompt: str | None
     """Only where texts are kept."""
+    session: int | None = None
+    turn: int = 0
+    echoed: int = 0
+    """Characters of the prompt that the answer's text begins with, of a protocol that echoes it."""
 
 
 def record(
@@ -57,6 +61,8 @@ def record(
     result = Record(
         request=exchange.request,
         stage=asked.stage,
+        session=asked.session,
+        turn=asked.turn,
         due_ns=exchange.due_ns - origin_ns,
         connect_ns=exchange.connect_ns,
         held_ns=exchange.held_ns,
@@ -69,6 +75,7 @@ def record(
         prompt_bytes=asked.prompt_bytes,
         prompt=asked.prompt,
         status=reading.head.status if reading.head else None,
+        content_type=reading.head.headers.get("content-type", "")[:100] if reading.head else "",
         finish_reason=reading.finish_reason,
         input_tokens=reading.input_tokens,
         cached_tokens=reading.cached_tokens,
@@ -93,7 +100,7 @@ def _fill_content(
     at = reading.chunk_at
     if not at:
         return
-    text = "".join(reading.texts)
+    text = "".join(reading.texts)[asked.echoed :]
     encoded = text.encode(errors="replace")
     result.answer_bytes = len(encoded)
     result.answer_sha256 = hashlib.sha256(encoded).hexdigest()[:16]
@@ -107,6 +114,22 @@ def _fill_content(
     result.output_tokens, result.count_source = _output_tokens(reading, asked, counted)
     if result.count_source == "server":
         result.chunk_tokens = _chunk_tokens(reading.chunk_total, result.output_tokens)
+    if reading.reasoning_chunks:
+        counted = reading.reasoning_tokens
+        if counted is None or not 0 < counted <= result.output_tokens:
+            counted = _part(result, reading.reasoning_chunks)
+        result.reasoning_tokens = counted
+    if reading.tool_chunks:
+        result.tool_tokens = _part(result, reading.tool_chunks)
+
+
+def _part(result: Record, chunks: list[int]) -> int:
+    """Tokens of some of the chunks: as counted with each, else their share of all."""
+    each = result.chunk_tokens
+    if isinstance(each, list):
+        return sum(each[k] for k in chunks)
+    share = len(chunks) / len(result.chunk_ns)
+    return round((result.output_tokens or 0) * share)
 
 
 def _output_tokens(reading: Reading, asked: Asked, counted: int | None) -> tuple[int, str]:
@@ -152,7 +175,9 @@ def _outcome(exchange: Exchange, reading: Reading, result: Record, asked: Asked)
     if not reading.framed_end:
         return "failed:incomplete", _cut(exchange, reading)
     if not reading.chunk_at:
-        return "failed:empty", "the answer ended without a token"
+        said = words(reading.begins)
+        told = f"the answer ended without a token: {said}".rstrip(": ")
+        return "failed:empty", told[:REASON_CHARS]
     if not (reading.finish_reason or reading.end_marker):
         return "failed:incomplete", "the stream ended without a finish reason or an end marker"
     if (result.output_tokens or 0) > overrun_limit(asked.output_tokens):

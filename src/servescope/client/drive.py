@@ -27,6 +27,8 @@ from servescope.client.feed import Feed, Pending, Settings, read_settings
 from servescope.client.http import Connection
 from servescope.client.limits import Limits
 from servescope.client.pool import READABLE, Pool
+from servescope.client.spool import NOTHING, Spool
+from servescope.client.turns import Turns
 
 SWEEP_NS = 20_000_000
 """How often deadlines, commands and counters are looked at."""
@@ -36,22 +38,24 @@ BACK_OFF_NS = (10_000_000, 1_000_000_000)
 """A user whose connection is refused waits this long, doubling, instead of hammering."""
 _MAX_RETRIES = 1
 _STAMP = struct.Struct("qq")
-_UNSENT = (-1, array("q"), bytearray())
+NEVER = 1 << 62
 
 
 class Drive:
     """The loop and its state."""
 
     def __init__(self, settings: Settings, page: memoryview, spool: int) -> None:
-        self.settings, self.page, self.spool = settings, page, spool
+        self.settings, self.page = settings, page
         self.epoll = select.epoll()
         self.head = settings.head.encode("latin-1")
         self.feed = Feed(settings.ahead, self.epoll)
+        self.turns = Turns(settings, self.feed)
         self.timer = Timer()
         self.offset = Offset()
         self.pool = Pool(settings, self.epoll)
         self.connections = self.pool.open
         self.counters = Counters(page)
+        self.spool = Spool(spool, self.counters)
         self.limits = Limits(settings)
         self.mark = self.limits.mark
         self.busy = 0
@@ -61,7 +65,6 @@ class Drive:
         self.refused = 0
         self.start_ns = 0
         self.stopped = False
-        self._ended: list[tuple[tuple[int, ...], str, array[int], bytearray]] = []
         self._first_in_turn = False
         self._buffer = bytearray(256 << 10)
         self._buffers = [self._buffer]
@@ -87,9 +90,9 @@ class Drive:
             wake = self._offer(now)
             if wake:
                 self.timer.set(wake - SPIN_NS)
-            self._write_ended()
+            self.spool.write()
             self._turn(SWEEP_NS / 1e9)
-        self._write_ended()
+        self.spool.write()
         self.page[wire.CPU_NS] = time.process_time_ns() - cpu
         self.page[wire.WALL_NS] = time.monotonic_ns() - wall
         self.counters.publish(self.busy)
@@ -104,6 +107,7 @@ class Drive:
                 self.timer.clear()
             elif fd == 0:
                 self.feed.read()
+                self.turns.take_in()
 
     def _get_ready(self) -> None:
         """Warm connections and requests at hand, then wait for the common start."""
@@ -118,15 +122,25 @@ class Drive:
             if self.page[wire.STOP]:
                 self.stopped = True
                 return
-        self.start_ns = self.page[wire.START_NS]
+        self.start_ns = self.turns.start_ns = self.page[wire.START_NS]
         self.free = [(self.start_ns, user) for user in range(self.settings.users)]
 
     def _done(self) -> bool:
         if self.page[wire.STOP] >= 2:
             self._cancel_all("the run was interrupted")
+        self._give_up_turns()
         if self.busy:
             return False
-        return self.stopped or (self.feed.ended and not self.feed.queue)
+        return self.stopped or (self.feed.ended and not self.feed.queue and not self.turns)
+
+    def _give_up_turns(self) -> None:
+        """Later turns that can never be due come back as cancelled."""
+        alone = self.feed.ended and not self.busy and not self.feed.queue
+        for turn in self.turns.give_up(everything=alone):
+            if not self.stopped:  # else it was not to be sent anyway
+                turn.due_ns = time.monotonic_ns()
+                why = "the turn before it did not end well"
+                self.spool.add(turn, "cancelled", why, turn.due_ns)
 
     # --- offering -------------------------------------------------------------------------------
 
@@ -137,14 +151,16 @@ class Drive:
         return self._offer_closed(now) if self.settings.users else self._offer_open(now)
 
     def _offer_open(self, now: int) -> int:
-        queue, cap = self.feed.queue, self.settings.cap
-        while queue:
-            due = self.start_ns + queue[0].due_ns
+        queue, ready, cap = self.feed.queue, self.turns.ready, self.settings.cap
+        while queue or ready:
+            first = self.start_ns + queue[0].due_ns if queue else NEVER
+            later = ready[0][0] if ready else NEVER
+            due = min(first, later)
             if due > now + SPIN_NS:
                 return due
             if cap and self.busy >= cap:
                 return 0
-            pending = self.feed.take()
+            pending = heapq.heappop(ready)[2] if later < first else self.feed.take()
             pending.due_ns = due
             if cap and self.slot_freed_ns > due:
                 pending.held_ns = self.slot_freed_ns - due
@@ -152,14 +168,19 @@ class Drive:
         return 0
 
     def _offer_closed(self, now: int) -> int:
-        free = self.free
-        while free and self.feed.queue:
-            due, user = free[0]
+        free, ready, queue = self.free, self.turns.ready, self.feed.queue
+        while ready or (free and queue):
+            first = free[0] if free and queue else (NEVER, -1)
+            later = ready[0][0] if ready else NEVER
+            due = min(first[0], later)
             if due > now + SPIN_NS:
                 return due
-            heapq.heappop(free)
-            pending = self.feed.take()
-            pending.due_ns, pending.user = due, user
+            if later < first[0]:
+                pending = heapq.heappop(ready)[2]
+            else:
+                pending = self.feed.take()
+                pending.user = heapq.heappop(free)[1]
+            pending.due_ns = due
             now = self._start_at(due, pending)
         return 0
 
@@ -179,8 +200,8 @@ class Drive:
         try:
             self.pool.connect().assign(asked)
         except OSError as error:
-            self._spool(asked, "connect", str(error), time.monotonic_ns())
-            self._freed(asked.user, time.monotonic_ns(), refused=True)
+            self.spool.add(asked, "connect", str(error), time.monotonic_ns())
+            self._freed(asked, "connect", time.monotonic_ns())
 
     def _send(self, connection: Connection) -> None:
         assert connection.asked is not None  # noqa: S101 (for the type checker)
@@ -305,34 +326,14 @@ class Drive:
     def _finish(self, connection: Connection, fate: str, detail: str, at: int) -> None:
         asked = connection.asked
         assert asked is not None  # noqa: S101 (for the type checker)
-        self._spool(asked, fate, detail, at, carried=connection)
+        self.spool.add(asked, fate, detail, at, carried=connection)
         connection.used += 1
+        raw, reads = connection.raw, connection.reads
         if fate == "ended":
             self.pool.give_back(connection, at)
         else:
             self.pool.drop(connection)
-        self._freed(asked.user, at, refused=fate in ("connect", "timeout_connect"))
-
-    def _spool(
-        self, asked: Pending, fate: str, detail: str, at: int, *, carried: Connection | None = None
-    ) -> None:
-        sent_ns, reads, raw = _UNSENT
-        if carried is not None:
-            sent_ns, reads, raw = carried.sent_ns, carried.reads, carried.raw
-        numbers = (
-            *(asked.request, wire.FATES.index(fate), asked.attempts, asked.due_ns),
-            *(sent_ns, asked.connect_ns, asked.held_ns, at),
-        )
-        self._ended.append((numbers, detail, reads, raw))
-        self.counters.finished += 1
-
-    def _write_ended(self) -> None:
-        """Spool what has ended, once the requests that it made way for are on theirs."""
-        for exchange in self._ended:
-            frame = memoryview(wire.pack_exchange(*exchange))
-            while frame:
-                frame = frame[os.write(self.spool, frame) :]
-        self._ended.clear()
+        self._freed(asked, fate, at, raw, reads)
 
     def _give_up(self, connection: Connection, fate: str, detail: str, at: int) -> None:
         if connection.asked is None:
@@ -340,17 +341,27 @@ class Drive:
         else:
             self._finish(connection, fate, detail, at)
 
-    def _freed(self, user: int, at: int, *, refused: bool) -> None:
+    def _freed(
+        self,
+        asked: Pending,
+        fate: str,
+        at: int,
+        raw: bytearray = NOTHING.raw,
+        reads: array[int] = NOTHING.reads,
+    ) -> None:
+        """A request is over: its user, its place under the cap and its session go on."""
         if self.busy == self.settings.cap:
             self.slot_freed_ns = at
         self.busy -= 1
+        refused = fate in ("connect", "timeout_connect")
         self.refused = self.refused + 1 if refused else 0
-        if user >= 0:
+        goes_on = asked.session >= 0 and self.turns.ended(asked, fate, raw, reads, at)
+        if asked.user >= 0 and not goes_on:
             wait = self.settings.think_ns
             if self.refused:
                 first, most = BACK_OFF_NS
                 wait += min(first << min(self.refused - 1, 20), most)
-            heapq.heappush(self.free, (at + wait, user))
+            heapq.heappush(self.free, (at + wait, asked.user))
 
     def _cancel_all(self, why: str) -> None:
         self.stopped = True

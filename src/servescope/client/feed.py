@@ -56,6 +56,9 @@ class Pending:
     due_ns: int
     limit: int
     body: bytes
+    session: int = -1
+    turn: int = 0
+    think_ns: int = -1
     user: int = -1
     held_ns: int = 0
     connect_ns: int = 0
@@ -68,6 +71,8 @@ class Feed:
     def __init__(self, ahead: int, epoll: select.epoll) -> None:
         self.ahead, self._epoll = ahead, epoll
         self.queue: deque[Pending] = deque()
+        self.later: deque[Pending] = deque()
+        """Later turns of sessions, to be taken from here at once."""
         self.ended = False
         self._paused = True
         self._rest = bytearray()
@@ -96,11 +101,12 @@ class Feed:
         self._rest += data
         at, size = 0, wire.REQUEST.size
         while len(self._rest) - at >= size:
-            request, due, limit, length = wire.REQUEST.unpack_from(self._rest, at)
+            request, due, limit, length, *turn = wire.REQUEST.unpack_from(self._rest, at)
             if len(self._rest) - at - size < length:
                 break
             body = bytes(self._rest[at + size : at + size + length])
-            self.queue.append(Pending(request, due, limit, body))
+            pending = Pending(request, due, limit, body, *turn)
+            (self.later if pending.turn else self.queue).append(pending)
             self._bytes += length
             at += size + length
         del self._rest[:at]
@@ -108,8 +114,17 @@ class Feed:
     def take(self) -> Pending:
         """The next request."""
         pending = self.queue.popleft()
-        self._bytes -= len(pending.body)
+        self.taken(pending)
         return pending
+
+    def taken(self, pending: Pending) -> None:
+        """A request is no longer at hand but on its way."""
+        self._bytes -= len(pending.body)
+
+    def put_first(self, pending: Pending) -> None:
+        """Have this one go next."""
+        self.queue.appendleft(pending)
+        self._bytes += len(pending.body)
 
     @property
     def full(self) -> bool:

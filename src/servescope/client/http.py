@@ -186,8 +186,11 @@ class Connection:
         return not any(unacknowledged)
 
     def reusable(self) -> bool:
-        """Whether another request may follow the exchange that just ended."""
-        framed = self._walker is not None or self._end_at != UNTIL_CLOSE
+        """Whether another request may follow the exchange that just ended.
+
+        What came beyond its end would be taken for the next answer.
+        """
+        framed = self._walker is not None or len(self.raw) == self._end_at
         return framed and self.head is not None and self.head.keeps_alive
 
 

@@ -6,7 +6,6 @@ token counts of a few answers. Where it tells nothing at all, words are guessed,
 
 from __future__ import annotations
 
-import http.client
 from dataclasses import replace
 
 from servescope.client.probe import PROBE_TEXT, Dialogue, Endpoint
@@ -85,5 +84,5 @@ def _count_prompt(
         path = wire.path(stream=False)
         status, body = dialogue.ask("POST", path, wire.encode(ask), dialogue.headers_of(wire))
         return wire.decode_whole(body).input_tokens if status == 200 else None
-    except (OSError, http.client.HTTPException, ProtocolFault):
+    except (OSError, ProtocolFault):
         return None

@@ -7,9 +7,7 @@ none of its figures.
 
 from __future__ import annotations
 
-import http.client
 import ssl
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,6 +15,7 @@ import msgspec
 
 from servescope import protocols
 from servescope.client.address import Address
+from servescope.client.once import exchange
 from servescope.client.reading import words
 from servescope.client.secret import Secret
 from servescope.errors import Unreachable, shorten
@@ -27,7 +26,6 @@ PROBE_TOKENS = 4
 PROBE_TEXT = "Please continue this story: One morning the old clock in the hall"
 MAX_TRIES = 12
 MAX_TRANSIENT = 3
-_MAX_BYTES = 4 << 20
 _KNOWN_ENGINES = ("vllm", "sglang", "llamacpp", "lightllm")
 
 
@@ -97,34 +95,28 @@ class Dialogue:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> tuple[int, bytes]:
-        """Status and body of one answer; raises OSError or HTTPException.
+        """Status and body of one answer; raises OSError.
 
         A connection of its own each time: a server that closes early disturbs nothing then.
         """
-        where = (self.address.host, self.address.port)
-        connection: http.client.HTTPConnection
-        if self.address.scheme == "https":
-            connection = http.client.HTTPSConnection(
-                *where, timeout=self.timeout_s, context=self._context
-            )
-        else:
-            connection = http.client.HTTPConnection(*where, timeout=self.timeout_s)
         sent = self.headers | dict(headers or {})
         sent |= {"Content-Type": "application/json"} if body else {}
-        try:
-            connection.request(method, self.address.prefix + path, body, sent)
-            response = connection.getresponse()
-            found = _drain(response, time.monotonic() + self.timeout_s)
-        finally:
-            connection.close()
-        return response.status, found
+        return exchange(
+            self.address,
+            self._context,
+            method=method,
+            path=self.address.prefix + path,
+            headers=sent,
+            body=body or b"",
+            timeout_s=self.timeout_s,
+        )
 
     def get_json(self, path: str) -> Any:  # noqa: ANN401 (whatever JSON the server sent)
         """The JSON at a path; None where there is none."""
         try:
             status, body = self.ask("GET", path)
             return msgspec.json.decode(body) if status == 200 and body else None
-        except (OSError, http.client.HTTPException, msgspec.DecodeError, UnicodeDecodeError):
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             return None
 
     def tokenize(self, model: str, text: str) -> list[int] | None:
@@ -134,20 +126,8 @@ class Dialogue:
             status, body = self.ask("POST", "/tokenize", msgspec.json.encode(ask))
             ids = msgspec.json.decode(body)["tokens"] if status == 200 else None
             return msgspec.convert(ids, list[int] | None)
-        except (OSError, http.client.HTTPException, msgspec.MsgspecError, LookupError, TypeError):
+        except (OSError, msgspec.MsgspecError, LookupError, TypeError):
             return None
-
-
-def _drain(response: http.client.HTTPResponse, until_s: float) -> bytes:
-    """The body, or as much of it as comes in time: a probe must end even if the answer does not."""
-    pieces, size = [], 0
-    while size < _MAX_BYTES and time.monotonic() < until_s:
-        piece = response.read1(65536)
-        if not piece:
-            break
-        pieces.append(piece)
-        size += len(piece)
-    return b"".join(pieces)
 
 
 def probe(
@@ -249,7 +229,7 @@ class _Trial:
             try:
                 headers = self.dialogue.headers_of(self.wire)
                 status, body = self.dialogue.ask("POST", self.path, self._body(), headers)
-            except (OSError, http.client.HTTPException) as error:
+            except OSError as error:
                 transient, reason = transient + 1, str(error) or type(error).__name__
                 if isinstance(error, TimeoutError):
                     break  # who is silent once is silent again: the user waits

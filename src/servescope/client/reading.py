@@ -25,12 +25,16 @@ class Reading:
 
     def __init__(self) -> None:
         self.head: Head | None = None
+        self.begins = b""
+        """The first bytes of the body, to be shown where nothing came of it."""
         self.framed_end = False
         self.fault: ProtocolFault | None = None
         self.error: str | None = None
         self.finish_reason: str | None = None
         self.end_marker = False
         self.texts: list[str] = []
+        self.said: list[str] = []
+        """The text of the answer alone, without reasoning and calls of tools."""
         self.chunk_at: list[int] = []
         self.chunk_total: list[int | None] = []
         """Tokens so far by the server's count, with each chunk; None where it did not say."""
@@ -44,6 +48,13 @@ class Reading:
         self.tool_chunks: list[int] = []
         self.cached_tokens: int | None = None
         self.server_s: dict[str, float] = {}
+
+    @property
+    def whole(self) -> bool:
+        """Whether this is a whole answer, as far as the bytes tell."""
+        ok = self.head is not None and self.head.status == 200 and self.framed_end
+        ended = bool(self.finish_reason or self.end_marker)
+        return ok and ended and bool(self.chunk_at) and self.error is None and self.fault is None
 
     def note(self, events: Sequence[Event], at: int) -> None:
         """Take events that were completed by the read at `at`."""
@@ -63,10 +74,10 @@ class Reading:
                 self.error = event.error
             if event.finish_reason:
                 self.finish_reason = event.finish_reason
-            self.end_marker |= event.end
-            if event.has_content:
+            if event.has_content and not self.end_marker:
                 contents += 1
                 self._content(event, at)
+            self.end_marker |= event.end
         self.merged += max(0, contents - 1)
 
     def _content(self, event: Event, at: int) -> None:
@@ -77,6 +88,7 @@ class Reading:
         self.chunk_at.append(at)
         self.chunk_total.append(event.output_tokens if credible(event.output_tokens) else None)
         self.texts.append(event.reasoning + event.text + event.tool)
+        self.said.append(event.text)
         if self.first_output_at is None and (event.text or event.tool):
             self.first_output_at = at
 
@@ -109,6 +121,8 @@ def _read(
         start = end
         if not content:
             continue
+        if len(reading.begins) < REASON_CHARS:
+            reading.begins += content[:REASON_CHARS]
         if not begun and content.strip():
             begun = True  # later, a piece of an event that was cut may begin like a document
             whole = [] if _is_whole(protocol, head, content) else None

@@ -14,9 +14,32 @@ from typing import NamedTuple
 
 # --- requests, in ---------------------------------------------------------------------------------
 
-REQUEST = struct.Struct("<qqqq")
-"""request index, due_ns since the start of the stage (-1 in a closed loop), the most events the
-answer may have, length of the body that follows."""
+REQUEST = struct.Struct("<qqqqqqq")
+"""The fields of `Request`, with the length of the body in its place; the body follows."""
+
+
+class Request(NamedTuple):
+    """One request to be sent."""
+
+    number: int
+    """Its index over the run."""
+    due_ns: int
+    """Since the start of the stage; -1 where a user who is free, or the turn before, decides."""
+    limit: int
+    """The most events that the answer may have."""
+    body: bytes
+    session: int = -1
+    """-1: it stands alone."""
+    turn: int = 0
+    think_ns: int = -1
+    """Pause after the answer to the turn before; -1: that of the load."""
+
+
+def pack_request(request: Request) -> bytes:
+    """Bytes for the pipe."""
+    number, due_ns, limit, body, *rest = request
+    return REQUEST.pack(number, due_ns, limit, len(body), *rest) + body
+
 
 # --- exchanges, out -------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -34,8 +34,8 @@ MOST_AT_ONCE = 64
 DRAIN_S = 5.0
 FREE_BYTES = 16 << 20
 
-Source = Callable[[int], tuple[int, int, bytes]]
-"""Request k of the stage: (index over the run, most events of the answer, body)."""
+Source = Callable[[int], Iterator[wire.Request]]
+"""What a process is to send, by its number; rendered as it is taken."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,12 +99,11 @@ class Worker:
             return False
         return True
 
-    def feed(self, numbers: Iterator[int], due_ns: Callable[[int], int], source: Source) -> None:
+    def feed(self, requests: Iterator[wire.Request]) -> None:
         """Render and send requests until there are no more; blocks while the pipe is full."""
         try:
-            for k in numbers:
-                index, limit, body = source(k)
-                if not self._write(wire.REQUEST.pack(index, due_ns(k), limit, len(body)) + body):
+            for request in requests:
+                if not self._write(wire.pack_request(request)):
                     return
         except Exception as error:  # noqa: BLE001 (a thread's own would be printed and forgotten)
             self.feed_error = error
@@ -203,34 +202,22 @@ def _quantile(counts: list[int], q: float) -> int:
 class Workers:
     """All load processes of one stage."""
 
-    def __init__(self, settings: Settings, count: int, directory: Path) -> None:
+    def __init__(self, targets: Sequence[Settings], count: int, directory: Path) -> None:
+        """Process k of `count` goes to target k mod n of the n."""
         self.workers: list[Worker] = []
         self._feeders: list[threading.Thread] = []
         try:
             for k in range(count):
-                self.workers.append(Worker(k, share(settings, k, count), directory))
+                settings = share(targets[k % len(targets)], k, count)
+                self.workers.append(Worker(k, settings, directory))
         except BaseException:
             self.close()
             raise
 
-    def begin(
-        self,
-        total: int,
-        due_ns: Callable[[int], int],
-        source: Source,
-        interrupted: Callable[[], int],
-    ) -> int:
-        """Feed the processes, wait until all are ready, start them; returns the start instant.
-
-        `due_ns(k)` is when request k is due, since the start; -1 in a closed loop.
-        """
-        n = len(self.workers)
+    def begin(self, source: Source, interrupted: Callable[[], int]) -> int:
+        """Feed the processes, wait until all are ready, start them; returns the start instant."""
         self._feeders = [
-            threading.Thread(
-                target=worker.feed,
-                args=(iter(range(worker.number, total, n)), due_ns, source),
-                daemon=True,
-            )
+            threading.Thread(target=worker.feed, args=(source(worker.number),), daemon=True)
             for worker in self.workers
         ]
         for feeder in self._feeders:
@@ -247,8 +234,11 @@ class Workers:
             worker.start(at_ns)
         return at_ns
 
-    def exchanges(self) -> Iterator[wire.Exchange | None]:
-        """Finished exchanges as they come, and None now and then: other things want doing too."""
+    def exchanges(self) -> Iterator[tuple[int, wire.Exchange | None]]:
+        """Finished exchanges as they come, each with the number of its process.
+
+        Now and then None instead of an exchange: other things want doing too.
+        """
         while True:
             running = any(worker.process.poll() is None for worker in self.workers)
             came = False
@@ -257,10 +247,10 @@ class Workers:
                     raise worker.feed_error
                 for exchange in islice(worker.exchanges(), MOST_AT_ONCE):
                     came = True
-                    yield exchange
+                    yield worker.number, exchange
             if not running and not came:
                 return
-            yield None
+            yield -1, None
             if not came:
                 time.sleep(POLL_S)
 

@@ -8,7 +8,7 @@ request, and raises BadInput with the field `--data`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 import msgspec
 
@@ -61,7 +61,8 @@ class ItemSource(Protocol):
     def turn(self, i: int) -> Turn:
         """Where item i stands; quick, and without making the item.
 
-        A session's turns have rising indices. A stage never begins inside a session.
+        A session's turns have rising indices. A stage never begins inside a session. A source
+        that says `alone = True` is not asked: there, every item stands alone.
         """
         ...
 
@@ -70,6 +71,7 @@ class Single(msgspec.Struct, frozen=True):
     """A source in which every item stands alone."""
 
     make: Callable[[int], Item]
+    alone: ClassVar[bool] = True
 
     def __call__(self, i: int) -> Item:
         """Item i."""

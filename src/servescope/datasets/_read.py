@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
+from collections import Counter
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import msgspec
 
@@ -12,12 +15,24 @@ from servescope.datasets import Item, Message, Setting, Turn
 from servescope.errors import BadInput
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 MOST_OUTPUT_TOKENS = 256
 """How long an answer may be when neither the data nor the user says."""
+
+_LONGEST_CELL = 1 << 30
+
+
+class _Rows(Protocol[T_co]):
+    """A reader of the module csv."""
+
+    @property
+    def line_num(self) -> int: ...
+
+    def __iter__(self) -> Iterator[T_co]: ...
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +43,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """The answer's length, or the most it may have, where the data says so."""
     pinned: bool = False
     """The answer is to have exactly `output_tokens`."""
+    think_s: float | None = None
+    """The pause before a later turn."""
 
 
 def read_text(path: str) -> str:
@@ -50,6 +67,45 @@ def decode_json(text: str, place: str) -> object:
     return decoded
 
 
+def json_lines(path: str, text: str) -> Iterator[tuple[dict[str, object], str]]:
+    """The objects of a JSON lines file, each with its place; raises BadInput naming `--data`."""
+    # not splitlines(): a JSON string may hold U+2028 and its like as they are
+    for number, line in enumerate(text.split("\n"), 1):
+        place = f"{path}:{number}"
+        if not line.strip():
+            continue
+        record = decode_json(line, place)
+        if not isinstance(record, dict):
+            raise BadInput("--data", place, "want a JSON object on each line")
+        yield record, place
+
+
+def csv_header(path: str, text: str) -> list[str]:
+    """The cells of the first line of a CSV file."""
+    return next(_csv(path, csv.reader(io.StringIO(text, newline=""))), ([], ""))[0]
+
+
+def csv_rows(
+    path: str, text: str, header: Sequence[str] | None = None
+) -> Iterator[tuple[dict[str, object], str]]:
+    """The rows of a CSV file by column, each with its place; raises BadInput naming `--data`.
+
+    The first line names the columns, unless the file has no `header` and is given one here.
+    """
+    for row, place in _csv(path, csv.DictReader(io.StringIO(text, newline=""), header)):
+        # cells beyond the header's have the key None
+        yield {key: cell for key, cell in row.items() if key is not None}, place
+
+
+def _csv(path: str, rows: _Rows[T]) -> Iterator[tuple[T, str]]:
+    csv.field_size_limit(_LONGEST_CELL)  # the default of 128 KiB is short for a prompt
+    try:
+        for row in rows:
+            yield row, f"{path}:{rows.line_num}"
+    except csv.Error as error:
+        raise BadInput("--data", f"{path}:{rows.line_num}", f"want CSV: {error}") from None
+
+
 def refuse_input_tokens(setting: Setting, name: str) -> None:
     """Raise BadInput when the user wants a length for prompts that are taken as they are."""
     if setting.input_tokens is not None:
@@ -69,46 +125,72 @@ def in_order(records: Sequence[T], seed: int, *, shuffle: bool) -> list[T]:
 class Passes:
     """A source that goes through records again and again, reading each when it is first reached.
 
-    A record of which `read` makes no entry is left out. Which item has which number depends on
-    the records alone: they are read in order, whatever is asked first. With `unique` the prompts
-    of later passes are numbered. Raises `nothing` when no record makes an entry.
+    Of a record `read` makes the turns of a session, one or more; or none, when it is left out; and
+    says why it is not used in full, or ''. Which item has which number depends on the records
+    alone: they are read in order, whatever is asked first. With `unique` the prompts of later
+    passes are numbered. `alone` says that `read` makes one turn at most. Raises `nothing` when no
+    record makes an entry.
     """
 
     def __init__(
         self,
         records: Sequence[T],
-        read: Callable[[T], Entry | None],
+        read: Callable[[T], tuple[Sequence[Entry], str]],
         setting: Setting,
         *,
         unique: bool,
         nothing: BadInput,
+        alone: bool = True,
     ) -> None:
-        self._entries = (entry for record in records if (entry := read(record)) is not None)
-        self._known: list[Entry] = []
+        self.alone = alone
+        self._unread = (read(record) for record in records)
+        self._read = self._sessions = 0
+        self._known: list[tuple[Entry, Turn]] = []
+        self._why: Counter[str] = Counter()
         self._lock = Lock()  # each load process is fed by a thread of its own
         self._setting, self._unique = setting, unique
         if not self._reach(0):
             raise nothing
 
     def __call__(self, i: int) -> Item:
-        again, place = (0, i) if self._reach(i) else divmod(i, len(self._known))
-        entry = self._known[place]
+        again, place = self._find(i)
+        entry, _ = self._known[place]
         prompt = _numbered(entry.prompt, again + 1) if again and self._unique else entry.prompt
         tokens, pinned = self._answer(entry, i)
-        return Item(prompt=prompt, output_tokens=tokens, pinned=pinned)
+        return Item(prompt=prompt, output_tokens=tokens, pinned=pinned, think_s=entry.think_s)
 
     def turn(self, i: int) -> Turn:
-        """Each stands alone."""
-        return Turn(i)
+        """Where item i stands; a record is a session of its own in each pass."""
+        again, place = self._find(i)
+        _, (session, number) = self._known[place]
+        return Turn(again * self._sessions + session, number)
+
+    @property
+    def notes(self) -> list[str]:
+        """How many of the records read so far are not used in full, and why."""
+        with self._lock:
+            common = self._why.most_common()
+            return [f"{n:,} of the first {self._read:,} {why}" for why, n in common]
+
+    def _find(self, i: int) -> tuple[int, int]:
+        """How many passes lie before item i, and its place among the entries."""
+        return (0, i) if self._reach(i) else divmod(i, len(self._known))
 
     def _reach(self, i: int) -> bool:
         with self._lock:
             while len(self._known) <= i:
-                entry = next(self._entries, None)
-                if entry is None:
+                found = next(self._unread, None)
+                if found is None:
                     return False
-                self._known.append(entry)
+                self._keep(*found)
         return True
+
+    def _keep(self, entries: Sequence[Entry], why: str) -> None:
+        self._read += 1
+        self._known += ((e, Turn(self._sessions, number)) for number, e in enumerate(entries))
+        self._sessions += bool(entries)
+        if why:
+            self._why[why] += 1
 
     def _answer(self, entry: Entry, i: int) -> tuple[int, bool]:
         from servescope.lengths import at  # noqa: PLC0415 - numpy; listing must stay quick

@@ -6,7 +6,7 @@ taken for markup.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from io import StringIO
 from typing import Any, TextIO
 
@@ -18,7 +18,7 @@ from rich.text import Text
 
 from servescope.doubts import Doubt
 from servescope.metrics import from_due_differs
-from servescope.summary import StageSummary, Summary
+from servescope.summary import StageSummary, Summary, TargetSummary
 from servescope.units import format_seconds, three_digits
 
 WIDTH = 100
@@ -27,6 +27,7 @@ MERGED_SHOWN = 0.01
 """Above this share of chunks that came out of one read with the next, the table says so."""
 LATENCIES = (
     ("ttft_s", "TTFT"),
+    ("ttfo_s", "first output token"),
     ("ttft_from_due_s", "TTFT from due"),
     ("itl_s", "ITL, a token"),
     ("icl_s", "ICL, a chunk"),
@@ -41,7 +42,10 @@ COUNTS = (
     ("input_tokens", "input tokens"),
     ("cached_tokens", "of them cached"),
     ("output_tokens", "output tokens"),
+    ("reasoning_tokens", "of them reasoning"),
+    ("tool_tokens", "of them tool calls"),
 )
+_SHOWN_IF_ANY = ("cached_tokens", "reasoning_tokens", "tool_tokens")
 STATISTICS = ("mean", "p50", "p90", "p95", "p99", "max")
 _HIDDEN_UNLESS_DIFFERENT = ("ttft_from_due_s", "e2e_from_due_s")
 
@@ -70,8 +74,10 @@ def print_table(summary: Summary, out: TextIO, *, colour: bool, width: int = WID
     if not summary.complete:
         why = printable(summary.ended_by or "")
         console.print(Text(f"INCOMPLETE: ended before its plan was done ({why})", "bold red"))
+    for note in summary.notes:
+        console.print(Text(f"note: {printable(note)}", "yellow"))
     if len(summary.stages) > 1:
-        console.print(_overview(summary.stages))
+        console.print(_overview([(stage.load, stage) for stage in summary.stages], "load"))
     for stage in summary.stages:
         _print_stage(console, summary, stage)
 
@@ -92,6 +98,8 @@ def _print_stage(console: Console, summary: Summary, stage: StageSummary) -> Non
         console.print(line)
     console.print(_rates(stage))
     console.print(_latencies(stage.figures))
+    if stage.targets:
+        console.print(_overview([(part.target, part) for part in stage.targets], "target"))
     if any(getattr(figure, "estimated", False) for figure in stage.figures.values()):
         console.print(Text("~ estimated: the server did not count each chunk's tokens", "dim"))
     for bound in stage.slo:
@@ -174,10 +182,12 @@ def _latencies(figures: dict[str, Any]) -> Table:
         grid.add_column(name, justify="right")
     differs = from_due_differs(figures)
     for key, label in LATENCIES:
+        if key == "ttfo_s" and figures.get("reasoning_tokens") is None:
+            continue  # the first token is the first of the output
         if differs or key not in _HIDDEN_UNLESS_DIFFERENT:
             grid.add_row(*_row(label, figures.get(key), format_seconds))
     for key, label in COUNTS:
-        if key == "cached_tokens" and figures.get(key) is None:
+        if key in _SHOWN_IF_ANY and figures.get(key) is None:
             continue
         grid.add_row(*_row(label, figures.get(key), three_digits))
     return grid
@@ -191,17 +201,17 @@ def _row(label: str, found: Any, show: Any) -> list[str]:  # noqa: ANN401 (a fig
     return [label + mark, *(show(shown[name]) for name in STATISTICS)]
 
 
-def _overview(stages: list[StageSummary]) -> Table:
+def _overview(rows: Sequence[tuple[str, StageSummary | TargetSummary]], what: str) -> Table:
     grid = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    grid.add_column("load")
+    grid.add_column(what)
     for name in ("requests/s", "out tok/s", "in flight", "TTFT p50", "TTFT p99", "ITL p50"):
         grid.add_column(name, justify="right")
     for name in ("e2e p50", "failed"):
         grid.add_column(name, justify="right")
-    for stage in stages:
-        figures = msgspec.to_builtins(stage.figures)
+    for label, part in rows:
+        figures = msgspec.to_builtins(part.figures)
         grid.add_row(
-            stage.load,
+            printable(label),
             _number(figures.get("requests_per_s")),
             _number(figures.get("output_tokens_per_s")),
             _number((figures.get("concurrency") or {}).get("mean")),
@@ -209,7 +219,7 @@ def _overview(stages: list[StageSummary]) -> Table:
             _time(figures, "ttft_s", "p99"),
             _time(figures, "itl_s", "p50"),
             _time(figures, "e2e_s", "p50"),
-            f"{sum(n for name, n in stage.outcomes.items() if name.startswith('failed')):,}",
+            f"{sum(n for name, n in part.outcomes.items() if name.startswith('failed')):,}",
         )
     return grid
 

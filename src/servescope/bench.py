@@ -1,0 +1,319 @@
+"""What all stages of a run share: the targets as they were found, the items, where results go."""
+
+from __future__ import annotations
+
+import os
+import signal
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
+
+import msgspec
+
+import servescope
+from servescope.client import measure, workers
+from servescope.client.address import Address, parse_target, resolve_host
+from servescope.client.feed import Settings
+from servescope.client.http import tls_context
+from servescope.client.probe import Dialogue, Endpoint, probe
+from servescope.client.secret import Secret
+from servescope.datasets import Item, ItemSource, Setting
+from servescope.errors import BadInput
+from servescope.experiment import Plan, Trial, readable
+from servescope.protocols import Ask, WireProtocol
+from servescope.protocols.http1 import MAX_BODY_BYTES
+from servescope.rulers import load_tokenizer
+from servescope.store import RunWriter
+
+if TYPE_CHECKING:
+    from servescope.rulers import Ruler
+    from servescope.store import Manifest, Stage
+
+KEY_VARIABLES = ("SERVESCOPE_API_KEY", "OPENAI_API_KEY")
+PROBE_TIMEOUT_S = 30.0
+
+
+class Watcher(Protocol):
+    """Who is told how a run goes on."""
+
+    def target(self, endpoint: Endpoint, ruler: Ruler, plan: Plan) -> None:
+        """The target is known and the run begins."""
+
+    def stage(self, stage: Stage) -> None:
+        """A stage begins."""
+
+    def progress(self, stage: Stage, elapsed_s: float, live: workers.Live, failed: int) -> None:
+        """Many times a second."""
+
+    def draining(self, why: str) -> None:
+        """The run was interrupted: nothing more is sent, what is in flight may end."""
+
+
+class Interrupt:
+    """INT and TERM: the first ends the run in order, the second at once."""
+
+    def __init__(self) -> None:
+        self.level = 0
+        self.name = ""
+        self._at_s = 0.0
+
+    def __enter__(self) -> Self:
+        try:
+            self._before = {
+                n: signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM)
+            }
+        except ValueError:  # not in the main thread: whoever called us handles signals
+            self._before = {}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, action in self._before.items():
+            signal.signal(number, action)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.level += 1
+        self.name = signal.Signals(number).name
+        self._at_s = self._at_s or time.monotonic()
+
+    def stop_level(self) -> int:
+        """What the load processes are told: 1 offer no more, 2 end at once."""
+        if not self.level:
+            return 0
+        return 2 if self.level > 1 or time.monotonic() - self._at_s > workers.DRAIN_S else 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """What all stages of a run share."""
+
+    plan: Plan
+    endpoint: Endpoint
+    wire: WireProtocol
+    items: ItemSource
+    dialogues: list[Dialogue]
+    """For plain questions to each target, outside any measurement."""
+    targets: list[Settings]
+    """Of the load processes that go to each target, without what a stage's own load decides."""
+    writer: RunWriter
+    origin_ns: int
+    count: Callable[[str], int] | None
+    """A local tokenizer, to count answers that the server did not count."""
+    secrets: list[Secret]
+    interrupt: Interrupt
+    watcher: Watcher | None
+
+
+def prepare(
+    plan: Plan,
+    key: Secret | None,
+    writer: RunWriter,
+    interrupt: Interrupt,
+    watcher: Watcher | None,
+) -> Bench:
+    """Find out about the targets, and make everything that does not depend on a stage.
+
+    The first target decides protocol, model and how tokens are counted; the others must be alike.
+    """
+    trial = plan.trial
+    local = load_tokenizer(trial.tokenizer) if trial.tokenizer is not None else None
+    found = [_find(plan, target, key) for target in trial.targets]
+    first, wire = found[0], found[0].wire
+    for other in found[1:]:
+        if other.endpoint.protocol != first.endpoint.protocol:
+            want = f"want targets that speak the same protocol: {first.endpoint.protocol}"
+            raise BadInput("TARGET", other.endpoint.url, want)
+    _check_context(plan, first.endpoint.context_tokens)
+    ruler = measure.ruler(first.dialogue, first.endpoint, wire, trial.tokenizer)
+    items = make_items(plan, ruler)
+    _check_history(items, wire, trial)
+    manifest = writer.manifest
+    manifest.endpoint = msgspec.to_builtins(first.endpoint)
+    manifest.targets = [one.endpoint.url for one in found]
+    note_lengths(manifest, ruler, items)
+    if watcher is not None:
+        watcher.target(first.endpoint, ruler, plan)
+    return Bench(
+        plan=plan,
+        endpoint=first.endpoint,
+        wire=wire,
+        items=items,
+        targets=[one.settings for one in found],
+        dialogues=[one.dialogue for one in found],
+        writer=writer,
+        origin_ns=time.monotonic_ns(),
+        count=None if local is None else lambda text: len(local(text)),
+        secrets=[secret for one in found for secret in one.dialogue.secrets],
+        interrupt=interrupt,
+        watcher=watcher,
+    )
+
+
+def make_items(plan: Plan, ruler: Ruler) -> ItemSource:
+    """The items of a run; what cannot be made is refused here, before the first request."""
+    items = plan.dataset.items(
+        Setting(
+            seed=plan.seed,
+            ruler=ruler,
+            input_tokens=plan.input_tokens,
+            output_tokens=plan.output_tokens,
+        )
+    )
+    items(0)
+    return items
+
+
+def note_lengths(manifest: Manifest, ruler: Ruler, items: ItemSource) -> None:
+    """Keep how prompts were made to length, and what the data set has to say."""
+    manifest.lengths = {
+        "source": ruler.source,
+        "exact": ruler.exact,
+        "overhead_tokens": ruler.overhead,
+    }
+    manifest.notes += getattr(items, "notes", [])
+
+
+class _Found(NamedTuple):
+    """A target, found out."""
+
+    endpoint: Endpoint
+    wire: WireProtocol
+    dialogue: Dialogue
+    settings: Settings
+
+
+def _find(plan: Plan, target: str, key: Secret | None) -> _Found:
+    trial = plan.trial
+    address = parse_target(target)
+    where = resolve_host(address)
+    dialogue = Dialogue(
+        address,
+        key=key,
+        timeout_s=min(PROBE_TIMEOUT_S, plan.timeouts.total_s),
+        context=_context(address, trial),
+    )
+    endpoint, wire = probe(
+        dialogue,
+        protocol=trial.protocol,
+        model=trial.model,
+        stream=trial.stream,
+        extra=trial.extra_body,
+    )
+    settings = _settings(plan, address, dialogue, endpoint, wire, where=where)
+    return _Found(endpoint, wire, dialogue, settings)
+
+
+def _check_history(items: ItemSource, wire: WireProtocol, trial: Trial) -> None:
+    """A protocol that repeats the prompt in its answer cannot carry a live history."""
+    if wire.echoes_prompt and not getattr(items, "alone", False):
+        want = "want data without sessions: this protocol's answers repeat the prompt"
+        raise BadInput("--data", trial.data, want)
+
+
+def _context(address: Address, trial: Trial) -> ssl.SSLContext | None:
+    if address.scheme != "https":
+        return None
+    try:
+        return tls_context(trial.ca_file, verify=not trial.insecure)
+    except ssl.SSLError as error:
+        raise BadInput("--ca-file", trial.ca_file, f"want PEM certificates ({error})") from None
+
+
+def _check_context(plan: Plan, context: int | None) -> None:
+    """Refuse lengths that the target's context cannot hold."""
+    if context is None:
+        return
+    wanted = [length.smallest() for length in (plan.input_tokens, plan.output_tokens) if length]
+    if sum(wanted) <= context and max(wanted, default=0) < context:
+        return
+    field = "--input-tokens" if plan.input_tokens else "--output-tokens"
+    shown = " + ".join(str(length) for length in (plan.input_tokens, plan.output_tokens) if length)
+    want = f"input and output together want at most the {context} tokens of the target's context"
+    raise BadInput(field, shown, want)
+
+
+def _settings(
+    plan: Plan,
+    address: Address,
+    dialogue: Dialogue,
+    endpoint: Endpoint,
+    wire: WireProtocol,
+    *,
+    where: tuple[int, tuple[str | int, ...]],
+) -> Settings:
+    timeouts, trial = plan.timeouts, plan.trial
+    return Settings(
+        family=where[0],
+        address=where[1],
+        server_name=address.host,
+        tls=address.scheme == "https",
+        verify=not trial.insecure,
+        ca_file=trial.ca_file,
+        head=_head(address, endpoint.path, dialogue.headers_of(wire)),
+        protocol=trial.protocol or endpoint.protocol,
+        stream=trial.stream,
+        connect_ns=_ns(timeouts.connect_s),
+        first_token_ns=_ns(timeouts.first_token_s),
+        between_tokens_ns=_ns(timeouts.between_tokens_s),
+        total_ns=_ns(timeouts.total_s),
+        max_bytes=MAX_BODY_BYTES,
+    )
+
+
+def _head(address: Address, path: str, headers: dict[str, str]) -> str:
+    """Request line and headers, up to where the length of the body goes."""
+    lines = [
+        f"POST {path} HTTP/1.1",
+        f"Host: {address.netloc}",
+        f"User-Agent: servescope/{servescope.__version__}",
+        "Accept: text/event-stream, application/json",
+        "Accept-Encoding: identity",
+        "Content-Type: application/json",
+        *(f"{name}: {value}" for name, value in headers.items()),
+    ]
+    return "\r\n".join([*lines, "Content-Length: "])
+
+
+def _ns(seconds: float) -> int:
+    return round(seconds * 1e9)
+
+
+def api_key(trial: Trial) -> Secret | None:
+    """The key, from a file or from the environment. Raises BadInput."""
+    path = trial.api_key_file
+    if path is not None:
+        text = readable("--api-key-file", path).decode(errors="replace")
+        return _plain("--api-key-file", path, text)
+    found = ((name, os.environ.get(name, "")) for name in KEY_VARIABLES)
+    return next((_plain(name, "***", text) for name, text in found if text.strip()), None)
+
+
+def _plain(field: str, shown: str, text: str) -> Secret:
+    value = text.strip()
+    if not (value.isascii() and value.isprintable() and value):
+        raise BadInput(field, shown, "want one line of plain characters")
+    return Secret(value)
+
+
+def encode(bench: Bench, item: Item) -> bytes:
+    """The body of the request for an item, with the optional fields that the target takes."""
+    fields = set(bench.endpoint.fields)
+    if not item.pinned:
+        fields -= {"ignore_eos", "min_tokens"}
+    ask = Ask(
+        prompt=item.prompt,
+        output_tokens=item.output_tokens,
+        model=bench.endpoint.model,
+        stream=bench.plan.trial.stream,
+        extra=bench.plan.trial.extra_body,
+    )
+    return bench.wire.encode(msgspec.structs.replace(ask, **dict.fromkeys(fields, True)))
+
+
+def prompt_bytes(item: Item) -> bytes:
+    """What identifies a prompt: its text, or its token ids or messages as JSON."""
+    if isinstance(item.prompt, str):
+        return item.prompt.encode()
+    return msgspec.json.encode(item.prompt)

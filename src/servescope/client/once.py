@@ -1,0 +1,75 @@
+"""One plain request on a connection of its own, outside any measurement.
+
+Answers are read by the rules of the load itself, so that what can be measured can also be asked.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections.abc import Mapping
+
+from servescope.client.address import Address
+from servescope.protocols import ProtocolFault
+from servescope.protocols.http1 import BodyReader, Head, parse_head
+
+MAX_BYTES = 4 << 20
+
+
+def exchange(
+    address: Address,
+    context: ssl.SSLContext | None,
+    *,
+    method: str,
+    path: str,
+    headers: Mapping[str, str],
+    body: bytes = b"",
+    timeout_s: float,
+) -> tuple[int, bytes]:
+    """Status and body of the answer, or as much of the body as comes in time.
+
+    Raises OSError, also for what is no HTTP answer.
+    """
+    until_s = time.monotonic() + timeout_s
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {address.netloc}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    lines += [f"Content-Length: {len(body)}"] if body or method == "POST" else []
+    where = (address.host, address.port)
+    with socket.create_connection(where, timeout_s) as plain:
+        sock = plain
+        if context is not None:
+            sock = context.wrap_socket(plain, server_hostname=address.host)
+        with sock:
+            sock.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
+            try:
+                return _receive(sock, until_s)
+            except ProtocolFault as fault:
+                raise ConnectionError(str(fault)) from None
+
+
+def _receive(sock: socket.socket, until_s: float) -> tuple[int, bytes]:
+    """An answer must end even if its server does not."""
+    head: Head | None = None
+    reader: BodyReader | None = None
+    raw, content = b"", bytearray()
+    while reader is None or not (reader.ended or len(content) > MAX_BYTES):
+        sock.settimeout(max(until_s - time.monotonic(), 0.001))
+        try:
+            data = sock.recv(65536)
+        except TimeoutError:
+            break
+        if not data:
+            break
+        if reader is None:
+            raw += data
+            head = parse_head(raw)
+            if head is None:
+                continue
+            data, reader = raw[head.size :], BodyReader(head)
+        content += reader.feed(data)
+    if head is not None:
+        return head.status, bytes(content)
+    if time.monotonic() >= until_s:
+        raise TimeoutError("timed out")
+    raise ConnectionError("the connection was closed without an answer")
