@@ -1,6 +1,9 @@
 import json
+import re
 from collections import Counter
 from dataclasses import replace
+from datetime import datetime
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,10 +14,20 @@ from servescope import datasets
 from servescope.datasets import Item, ItemSource, Message, Setting
 from servescope.errors import BadInput
 from servescope.lengths import parse as length
-from servescope.text import Ruler, ruler_by_words
+from servescope.text import Ruler, ruler_by_words, ruler_from_tokenizer
+from tests.test_text import Pieces
 
 RULER = replace(ruler_by_words(), takes_ids=True)
 MADE = ["dummy", "dummy:ids=true", "emulated"]
+
+
+def words_and_marks(text: str) -> int:
+    return len(re.findall(r"\w+|[^\w\s]", text))
+
+
+COUNTING = replace(RULER, count=words_and_marks)  # as with a tokenizer at hand
+MERGING = replace(RULER, count=lambda text: words_and_marks(text) - 2 * text.count(". On "))
+PIECES = ruler_from_tokenizer(Pieces(3), "tokenizer")
 
 
 def source(
@@ -126,6 +139,195 @@ def test_the_tail_of_a_law_is_moved_up_to_what_the_target_adds(text, inputs):
     found = [items(i) for i in range(200)]
     assert min(item.input_tokens for item in found) == 21
     assert all(tokens(item) + 20 == item.input_tokens for item in found)
+
+
+# --- made prompts of a purpose
+
+
+@pytest.mark.parametrize(
+    ("text", "lengths"),
+    [("mcq", (100, 8)), ("extraction", (4096, 1024)), ("shared_prefix", (1024 + 128, 64))],
+)
+def test_each_purpose_has_its_customary_lengths(text, lengths):
+    item = source(text, ruler=COUNTING)(0)
+    assert (item.input_tokens, item.output_tokens) == lengths
+    assert item.pinned
+
+
+@pytest.mark.parametrize("text", ["mcq", "extraction"])
+@given(n=st.integers(250, 900), seed=st.integers(0, 2**63), i=st.integers(0, 10**9))
+def test_a_prompt_with_more_than_common_words_is_exact_where_any_text_can_be_counted(
+    text, n, seed, i
+):
+    for ruler in (COUNTING, replace(COUNTING, overhead=20), MERGING, PIECES):
+        item = source(text, seed=seed, ruler=ruler, inputs=f"{n}", outputs="7")(i)
+        assert ruler.overhead + ruler.count(item.prompt) == item.input_tokens == n
+        assert item.output_tokens == 7
+
+
+@pytest.mark.parametrize("text", ["mcq", "extraction"])
+def test_it_promises_no_length_where_only_common_words_can_be_counted(text):
+    item = source(text, inputs="500")(0)
+    assert item.input_tokens is None
+    assert 400 < words_and_marks(item.prompt) < 600
+
+
+@pytest.mark.parametrize("text", ["mcq", "extraction"])
+def test_it_does_without_sentences_where_no_full_stop_can_be_counted(text):
+    words = RULER.words[:200]
+    assert not any(word.endswith(".") for word in words)
+    few = replace(COUNTING, words=words, costs=RULER.costs[:200])
+    assert source(text, ruler=few, inputs="300")(0).input_tokens == 300
+
+
+@pytest.mark.parametrize(("text", "short"), [("mcq", 40), ("extraction", 50)])
+def test_a_length_without_room_for_the_question_is_refused(text, short):
+    with pytest.raises(BadInput, match="want at least") as caught:
+        source(text, ruler=COUNTING, inputs=f"{short}")
+    assert caught.value.field == "--input-tokens"
+    least = int(re.search(r"at least (\d+)", caught.value.want)[1])
+    items = source(text, ruler=COUNTING, inputs=f"{least}")
+    assert all(items(i).input_tokens <= least for i in range(30))
+
+
+@given(seed=st.integers(0, 2**63), i=st.integers(0, 10**9))
+def test_a_made_question_has_one_right_answer_among_four(seed, i):
+    text, *options, instruction = source("mcq", seed=seed, ruler=COUNTING)(i).prompt.split("\n")[
+        -7:
+    ]
+    question = options.pop(0)
+    person, day = re.fullmatch(r"Where was (.+) on (.+)\?", question).groups()
+    (place,) = re.findall(rf"On {day} {person} [a-z]+ [\d,]+ dollars in (\w+)\.", text)
+    assert [option[:3] for option in options] == ["A. ", "B. ", "C. ", "D. "]
+    assert len({option[3:] for option in options}) == 4
+    assert place in {option[3:] for option in options}
+    assert instruction == "Answer with the letter only."
+
+
+def test_every_letter_is_right_about_as_often():
+    items = source("mcq", ruler=COUNTING)
+    right = Counter()
+    for i in range(400):
+        prompt = items(i).prompt
+        place = re.search(r"dollars in (\w+)\.", prompt)[1]
+        right[re.search(rf"^([A-D])\. {place}$", prompt, re.MULTILINE)[1]] += 1
+    assert min(right[letter] for letter in "ABCD") > 60
+
+
+@given(seed=st.integers(0, 2**63), i=st.integers(0, 10**9))
+def test_a_chronicle_holds_facts_of_different_real_days_in_no_order(seed, i):
+    prompt = source("extraction", seed=seed, ruler=COUNTING)(i).prompt
+    fact = r"On (\d+ \w+ \d{4}) \w+ \w+ [a-z]+ [\d,]+ dollars in \w+\."
+    found = re.findall(fact, prompt)
+    days = [datetime.strptime(day, "%d %B %Y") for day in found]  # noqa: DTZ007 - only days
+    assert len(set(days)) == 32
+    assert days != sorted(days)
+    assert prompt.count(".") > 150  # and stand among other sentences
+    assert prompt.endswith("Write nothing else.")
+
+
+@given(seed=st.integers(0, 2**63), i=st.integers(0, 10**9))
+def test_prompts_of_a_group_share_exactly_its_prefix_and_nothing_else(seed, i):
+    items = source("shared_prefix:groups=3,prefix=50", seed=seed, inputs="uniform:1-40")
+    found = [items(i + k) for k in range(24)]
+    words = [item.prompt.split() for item in found]
+    beginnings = {tuple(text[:30]) for text in words}
+    assert len(beginnings) <= 3
+    for beginning in beginnings:
+        group = [
+            item for item, text in zip(found, words, strict=True) if tuple(text[:30]) == beginning
+        ]
+        assert all(tokens(item) == item.input_tokens > 50 for item in group)
+        prefix = prefix_of_tokens(group[0].prompt, 50)
+        assert all(item.prompt.startswith(f"{prefix} ") for item in group)
+
+
+def prefix_of_tokens(text: str, n: int) -> str:
+    words = text.split()
+    return next(
+        " ".join(words[:k])
+        for k in range(len(words))
+        if sum(1 + (not word.isalpha()) for word in words[:k]) == n
+    )
+
+
+def test_the_suffix_makes_room_for_what_the_target_adds():
+    ruler = replace(RULER, overhead=20)
+    item = source("shared_prefix:prefix=50", ruler=ruler, inputs="30")(0)
+    assert (tokens(item), item.input_tokens) == (60, 80)
+
+
+def test_groups_are_as_frequent_as_the_law_says():
+    def shares(text: str) -> list[float]:
+        items = source(f"shared_prefix:groups=4,prefix=20{text}", inputs="5")
+        groups = Counter(prefix_of_tokens(items(i).prompt, 20) for i in range(2000))
+        return [count / 2000 for _, count in groups.most_common()]
+
+    assert shares("") == pytest.approx([0.25] * 4, abs=0.04)
+    assert shares(",zipf=1") == pytest.approx([0.48, 0.24, 0.16, 0.12], abs=0.04)
+
+
+def test_a_prefix_no_words_can_make_is_refused_by_its_name():
+    ruler = replace(RULER, costs=RULER.costs * 2)
+    with pytest.raises(BadInput, match="want another number of tokens") as caught:
+        source("shared_prefix:prefix=51", ruler=ruler, inputs="20")(0)
+    assert (caught.value.field, caught.value.value) == ("--data", "prefix=51")
+
+
+@pytest.mark.parametrize("text", ["mcq", "extraction", "emulated", "dummy"])
+def test_no_two_prompts_begin_alike_so_that_a_prefix_cache_has_nothing_to_find(text):
+    items = source(text, ruler=COUNTING, inputs="200")
+    found = sorted(prompt.split() for prompt in prompts(items, 200))
+    assert all(one[:8] != other[:8] for one, other in pairwise(found))
+
+
+# --- questions of a file
+
+ASKED = "What?\nA. one\nB. 2\nC. three\nD. four\nAnswer with the letter only."
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("q.jsonl", '{"question": "What?", "options": ["one", "2", "three", "four"]}'),
+        ("q.jsonl", '{"question": "What?", "choices": ["one", 2, "three", "four"], "answer": 1}'),
+        ("q.jsonl", '{"question": "What?", "A": "one", "B": 2, "C": "three", "D": "four"}'),
+        ("q.csv", "question,A,B,C,D,answer\nWhat?,one,2,three,four,A\n"),
+        ("q.csv", 'question,choices\nWhat?,"[""one"", ""2"", ""three"", ""four""]"\n'),
+        ("q.csv", "What?,one,2,three,four,A\n"),
+    ],
+)
+def test_questions_are_read_as_the_usual_collections_lay_them_out(save, name, content):
+    text = "mcq:" + save(name, content)
+    assert source(text)(0) == Item(prompt=ASKED, output_tokens=8, pinned=True)
+    assert source(text, outputs="3")(0).output_tokens == 3
+    assert source(text)(1).prompt == f"(2) {ASKED}"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "place", "hint"),
+    [
+        ("q.txt", "What?", "q.txt", "want .jsonl"),
+        ("q.csv", "", "q.csv", "at least one question"),
+        ("q.csv", "title,A,B\nx,y,z\n", "q.csv:2", "want a question"),
+        ("q.csv", "question,choices\nWhat?,['a' 'b']\n", "q.csv:2", "want JSON"),
+        ("q.jsonl", '{"question": "What?"}', "q.jsonl:1", "want options or choices"),
+        ("q.jsonl", '{"question": "What?", "options": ["one"]}', "q.jsonl:1", "2 to 26"),
+        ("q.jsonl", '{"question": " ", "options": ["one", "two"]}', "q.jsonl:1", "not empty"),
+    ],
+)
+def test_a_bad_question_is_refused_with_its_line(save, name, content, place, hint):
+    with pytest.raises(BadInput) as caught:
+        source("mcq:" + save(name, content))
+    assert caught.value.field == "--data"
+    assert str(caught.value.value).endswith(place)
+    assert hint in caught.value.want
+
+
+def test_questions_of_a_file_have_the_length_they_have(save):
+    path = save("q.csv", "question,A,B\nWhat?,one,two\n")
+    with pytest.raises(BadInput, match="taken as they are"):
+        source(f"mcq:{path}", inputs="9")
 
 
 # --- files
@@ -341,7 +543,10 @@ def test_a_collection_of_which_nothing_is_usable_is_refused(save, content, hint)
 @pytest.mark.parametrize(
     ("text", "hint"),
     [
-        ("", "want one of dummy, emulated, file, sharegpt"),
+        (
+            "",
+            "want one of dummy, emulated, extraction, file, mcq, sessions, shared_prefix, sharegpt",
+        ),
         ("fiel:x", "did you mean file?"),
         ("file", "want path too"),
         ("emulated:x", "no settings"),
@@ -350,6 +555,18 @@ def test_a_collection_of_which_nothing_is_usable_is_refused(save, content, hint)
         ("sharegpt:x,max_inputs=4", "did you mean max_input?"),
         ("file:x,path=y", "only once"),
         ("file:x,,y", "between the commas"),
+        ("shared_prefix:groups=0", "groups=0: want 1 to"),
+        ("shared_prefix:prefix=0", "prefix=0: want 1 to"),
+        ("shared_prefix:zipf=-1", "want an exponent from 0"),
+        ("shared_prefix:zipf=inf", "want an exponent from 0"),
+        ("sessions:0", "turns=0: want a number of turns"),
+        ("sessions:turns=unifrom:2-8", "such as uniform:2-8"),
+        ("sessions:think=soon", "think=soon: want a time"),
+        ("sessions:system=-1", "system=-1: want 0 to"),
+        ("sharegpt:x,turns=0", "turns=0: want a number from 1 up, or all"),
+        ("sharegpt:x,turns=many", "or all"),
+        ("sharegpt:x,history=dead", "want live or recorded"),
+        ("sharegpt:x,think=-1s", "think=-1s: want a time"),
     ],
 )
 def test_a_wrong_data_option_is_refused_with_what_would_be_right(text, hint):

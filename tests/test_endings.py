@@ -11,9 +11,7 @@ import pytest
 from servescope.client.feed import Settings
 from servescope.client.wire import Request
 from servescope.client.workers import Workers
-from servescope.store import Run
-from tests.support.command import QUICK, Command, gone, until
-from tests.support.faults import (
+from servescope.serve.answers import (
     GAP_S,
     Piece,
     answer,
@@ -22,11 +20,12 @@ from tests.support.faults import (
     event,
     for_ever,
     repeated,
-    script,
     streamed,
     tokens,
     whole,
 )
+from servescope.store import Run
+from tests.support.command import QUICK, Command, gone, until
 from tests.support.served import Served
 from tests.test_faults import LONGEST_S, measure, unused_url
 
@@ -40,7 +39,7 @@ def end_of(act, tmp_path, **options):
     """Outcome and reason, the same for all, of requests to a server that does this."""
     began_s = time.monotonic()
     options = {"load": ["users:2"], "requests": 2, **options}
-    with Served(script(act), tokenize=True) as server:
+    with Served(act, tokenize=True) as server:
         _, summary, records = measure(server.url, tmp_path, **options)
     assert time.monotonic() - began_s < LONGEST_S
     assert len(records) == 2
@@ -153,7 +152,7 @@ def directory(tmp_path):
 
 @pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_a_first_signal_lets_what_is_in_flight_end_and_keeps_it_all(tmp_path, name, status):
-    with Served(script(streamed(answer())), tokenize=True) as server:
+    with Served(streamed(answer()), tokenize=True) as server:
         command, loading = started(server, tmp_path, "--requests", "1000")
         command.process.send_signal(signal.Signals[name])
         assert command.wait() == status
@@ -169,7 +168,7 @@ def test_a_first_signal_lets_what_is_in_flight_end_and_keeps_it_all(tmp_path, na
 
 
 def test_a_second_signal_ends_the_run_at_once(tmp_path):
-    with Served(script(for_ever), tokenize=True) as server:
+    with Served(for_ever, tokenize=True) as server:
         command, loading = started(server, tmp_path, sent=4)
         began_s = time.monotonic()
         command.process.send_signal(signal.SIGINT)
@@ -184,7 +183,7 @@ def test_a_second_signal_ends_the_run_at_once(tmp_path):
 
 
 def test_a_server_that_does_not_let_the_run_drain_is_given_up(tmp_path):
-    with Served(script(for_ever), tokenize=True) as server:
+    with Served(for_ever, tokenize=True) as server:
         command, loading = started(server, tmp_path, sent=4)
         command.process.send_signal(signal.SIGTERM)
         assert command.wait() == 143
@@ -194,7 +193,7 @@ def test_a_server_that_does_not_let_the_run_drain_is_given_up(tmp_path):
 
 
 def test_two_signals_end_a_run_that_waits_for_the_answer_to_its_probe(tmp_path):
-    hung = script(for_ever)
+    hung = for_ever
     with Served(hung, probe=hung, tokenize=True) as server:
         command = Command("run", server.url, *QUICK, cwd=tmp_path)
         until(lambda: server.probes, "the probe")
@@ -212,7 +211,7 @@ def test_after_a_kill_the_report_shows_what_was_done_and_nothing_goes_on_loading
     answered_ns = []
 
     async def counted(request, peer):
-        await script(streamed(answer()))(request, peer)
+        await streamed(answer())(request, peer)
         answered_ns.append(time.monotonic_ns())
 
     with Served(counted, tokenize=True) as server:
@@ -234,7 +233,7 @@ def test_after_a_kill_the_report_shows_what_was_done_and_nothing_goes_on_loading
 
 
 def test_a_load_process_that_dies_is_told_and_what_was_measured_is_kept(tmp_path):
-    with Served(script(streamed(answer())), tokenize=True) as server:
+    with Served(streamed(answer()), tokenize=True) as server:
         command, loading = started(server, tmp_path, "--requests", "1000")
         for pid in loading:
             os.kill(pid, signal.SIGKILL)
@@ -249,7 +248,7 @@ def test_a_load_process_that_dies_is_told_and_what_was_measured_is_kept(tmp_path
 
 def test_a_run_in_which_all_fails_is_reported_and_exits_3(tmp_path):
     act = whole(500, b'{"error":{"message":"no blocks left"}}')
-    with Served(script(act), tokenize=True) as server:
+    with Served(act, tokenize=True) as server:
         command = Command("run", server.url, *QUICK, "--requests", "8", cwd=tmp_path)
         assert command.wait() == 3
     assert "8 failed:http_5xx" in command.out

@@ -1,40 +1,31 @@
 """What servers do wrong, and what must come of it: every row of the table of faults."""
 
+import re
 import socket
 import time
+from pathlib import Path
 
 import pytest
 
+from servescope.client.reading import REASON_CHARS
 from servescope.conduct import conduct
 from servescope.errors import Unreachable
 from servescope.experiment import Trial
+from servescope.selftest import LONGEST_S, TIMEOUTS, run_table
+from servescope.serve.answers import GAP_S, for_ever, whole
+from servescope.serve.faults import FAULTS
+from servescope.serve.faulty import serve
 from servescope.summary import summarise
-from tests.support.faults import (
-    FAULTS,
-    GAP_S,
-    Fault,
-    Piece,
-    answer,
-    event,
-    streamed,
-)
-from tests.support.faulty import FaultyServed, VanishingServed
+from tests.support.served import Served
 
 pytestmark = pytest.mark.slow
 
-QUICK = {
-    "timeout": "6s",
-    "timeout_connect": "1s",
-    "timeout_first_token": "1s",
-    "timeout_between_tokens": "1s",
-}
-LONGEST_S = 20
-"""Beyond this a run did not end by its timeouts; nothing is said of how fast it should be."""
+DOCS = Path(__file__).parents[1] / "docs" / "faults.md"
 
 
 def measure(url, tmp_path, **options):
     """A run, its summary and its records."""
-    options = {"data": "dummy", "input_tokens": "20", "output_tokens": "10", **QUICK, **options}
+    options = {"data": "dummy", "input_tokens": "20", "output_tokens": "10", **TIMEOUTS, **options}
     run = conduct(Trial(target=url, out=str(tmp_path / "runs"), seed=7, **options))
     return run, summarise(run), list(run.records())
 
@@ -44,41 +35,23 @@ def unused_url():
         return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
-@pytest.mark.parametrize("name", FAULTS)
-def test_a_run_against_a_server_with_a_fault_says_what_happened_and_nothing_else(name, tmp_path):
-    fault = FAULTS[name]
-    options = {"load": ["users:4"], "requests": fault.requests, **fault.options}
-    with FaultyServed(fault, **fault.server) as server:
-        began_s = time.monotonic()
-        _, summary, records = measure(server.url, tmp_path, **options)
-        assert time.monotonic() - began_s < LONGEST_S
-        assert len(server.requests) == fault.requests
-        hit = sum(map(server.meets, range(fault.requests)))
-        true_ttft_s = server.true_ttft_s()
-    assert summary.complete
-
-    outcomes = summary.stages[0].outcomes
-    assert sum(outcomes.values()) == fault.requests == len(records)
-    came = outcomes.copy()
-    unharmed = fault.requests - hit
-    came["completed"] = came.get("completed", 0) - unharmed
-    assert sum(came.get(outcome, 0) for outcome in fault.outcomes) == hit, outcomes
-
-    good = [r for r in records if r.outcome in ("completed", "truncated")]
-    assert {r.output_tokens for r in good} == {fault.tokens}
-    figures = summary.stages[0].figures
-    assert figures["output_tokens"].n == figures["ttft_s"].n == len(good)
-    assert figures["output_tokens"].mean == pytest.approx(fault.tokens, rel=0.01)
-    assert figures["ttft_s"].mean == pytest.approx(true_ttft_s, rel=0.15, abs=0.015)
-
-    told = [r for r in records if r.outcome.startswith("failed")]
-    assert all(fault.words in r.reason and r.reason for r in told)
-    assert all(fault.words in reason.words for reason in summary.stages[0].reasons)
+@pytest.fixture(scope="module")
+def rows(request, tmp_path_factory):
+    """The rows of the table that were chosen, run a few at a time."""
+    chosen = [item for item in request.session.items if item.module is request.module]
+    names = [item.callspec.params["row"] for item in chosen if "rows" in item.fixturenames]
+    return {row.fault: row for row in run_table(names, tmp_path_factory.mktemp("table"))}
 
 
-def one_row(name, tmp_path, **options):
-    """Figures of a run in which all meet the fault."""
-    with FaultyServed(FAULTS[name]) as server:
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("row", FAULTS)
+def test_a_run_against_a_server_with_a_fault_says_what_happened_and_nothing_else(row, rows):
+    assert rows[row].wrong == []
+
+
+def one_row(fault, tmp_path, **options):
+    """Summary and records of a short run against a server of this fault."""
+    with serve(fault) as server:
         _, summary, records = measure(server.url, tmp_path, requests=8, **options)
     return summary, records
 
@@ -90,7 +63,10 @@ def test_two_tokens_an_event_read_itl_5_ms_and_icl_10_ms(tmp_path):
     assert figures["icl_s"].p50 == pytest.approx(0.010, rel=0.1)
 
 
-@pytest.mark.parametrize("name", ["no_usage", "usage_zero"])
+@pytest.mark.parametrize(
+    "name",
+    ["no_usage", "usage_zero", "usage_low", "usage_high", "usage_negative", "usage_text"],
+)
 def test_where_the_server_does_not_count_the_doubt_counted_locally_is_told(tmp_path, name):
     summary, records = one_row(name, tmp_path)
     assert {record.count_source for record in records} == {"chunks"}
@@ -122,54 +98,60 @@ def test_with_no_listener_the_run_ends_soon_and_leaves_no_directory(tmp_path):
     assert not list((tmp_path / "runs").iterdir())
 
 
-@pytest.mark.parametrize(
-    ("requests", "at_request", "away_s"), [(60, 20, 1.5), (100, 50, 2.0)], ids=["restart", "die"]
-)
-def test_a_server_that_goes_and_comes_back_costs_the_requests_it_hit_and_no_others(
-    tmp_path, requests, at_request, away_s
-):
-    with VanishingServed(at_request, away_s) as server:
-        _, summary, records = measure(server.url, tmp_path, load=["users:4"], requests=requests)
-        back = sum(request.at_ns > server.back_ns for request in server.requests)
-        answered = server.answered
-    outcomes = summary.stages[0].outcomes
-    assert sum(outcomes.values()) == len(records) == requests
-    assert outcomes.pop("completed") == answered
-    assert set(outcomes) <= {"failed:connect", "failed:incomplete"}
-    assert back > 0
-    assert summary.stages[0].figures["ttft_s"].mean == pytest.approx(0.05, abs=0.015)
+def test_a_server_that_comes_back_is_loaded_again_and_answers(tmp_path):
+    with serve("restart") as server:
+        measure(server.url, tmp_path, load=["users:4"], requests=60)
+        late = [request for request in server.unharmed() if request.at_ns > server.back_ns > 0]
+    assert late
 
 
-def changed(change):
-    return Fault(streamed([p._replace(data=change(p.data)) for p in answer()]), all=True)
+def test_a_content_type_is_kept_and_decides_nothing(tmp_path):
+    for name, kind in (("wrong_ctype", "text/plain"), ("no_ctype", "")):
+        _, records = one_row(name, tmp_path, name=name)
+        assert {(record.outcome, record.content_type) for record in records} == {
+            ("completed", kind)
+        }
 
 
-STREAMS = {
-    "lines end with CR": changed(lambda data: data.replace(b"\n", b"\r")),
-    "a byte-order mark stands first": Fault(
-        streamed([Piece(0, b"\xef\xbb\xbf"), *answer()]), all=True
-    ),
-    "data stands on two lines": changed(lambda data: data.replace(b',"', b',\ndata: "', 1)),
-    "id and retry stand between": changed(lambda data: b"id\nretry: 5\n" + data + b"id: 9\n\n"),
-    "events have names": changed(lambda data: b"event: chunk\n" + data),
-    "events hold U+2028": changed(lambda data: data.replace(b" x", " \u2028".encode())),
-    "the last blank line is missing": Fault(
-        streamed([*answer()[:-1], Piece(0.14, b"data: [DONE]\n")]), all=True
-    ),
-    "answers hold the word data: many times": changed(
-        lambda data: data.replace(b" x", b" data:data:data:data:")
-    ),
-    "thirty events without content come first": Fault(
-        streamed([Piece(0, event({"content": ""}))] * 30 + answer()), all=True
-    ),
-}
+def test_failures_alike_are_one_reason_with_their_count_and_at_most_500_characters(tmp_path):
+    summary, records = one_row("s500_large", tmp_path)
+    (reason,) = summary.stages[0].reasons
+    assert (reason.outcome, reason.count) == ("failed:http_5xx", 2)
+    assert len(max((record.reason for record in records), key=len)) <= REASON_CHARS
 
 
-@pytest.mark.parametrize("name", STREAMS)
-def test_streams_are_read_by_the_standard_where(name, tmp_path):
-    with FaultyServed(STREAMS[name]) as server:
-        _, summary, _ = measure(server.url, tmp_path, requests=4)
-        true_ttft_s = server.true_ttft_s()
-    assert summary.stages[0].outcomes == {"completed": 4}
-    assert summary.stages[0].figures["ttft_s"].mean == pytest.approx(true_ttft_s, abs=0.015)
-    assert summary.stages[0].figures["output_tokens"].mean == 10
+def test_a_key_does_not_follow_a_redirect_to_another_server(tmp_path, monkeypatch):
+    monkeypatch.setenv("SERVESCOPE_API_KEY", "sk-not-for-others")
+    with Served(for_ever) as other:
+        act = whole(307, b"", "text/plain", f"Location: {other.url}/v1/chat/completions")
+        with Served(act, tokenize=True) as server:
+            _, summary, _ = measure(server.url, tmp_path, requests=4)
+        assert server.requests[0].headers["authorization"] == "Bearer sk-not-for-others"
+        assert not other.requests
+    assert summary.stages[0].outcomes == {"completed": 0, "failed:http_other": 4}
+    assert other.url in summary.stages[0].reasons[0].words
+
+
+def test_answers_are_asked_for_without_compression(tmp_path):
+    with serve("length") as server:
+        measure(server.url, tmp_path, requests=1)
+    assert server.requests[0].headers["accept-encoding"] == "identity"
+
+
+def test_no_timeout_is_longer_than_that_of_the_whole_request(tmp_path):
+    long = dict.fromkeys(("timeout_connect", "timeout_first_token"), "60s")
+    with Served(for_ever, tokenize=True) as server:
+        began_s = time.monotonic()
+        _, _, records = measure(server.url, tmp_path, requests=2, **long, timeout="0.5s")
+    assert time.monotonic() - began_s < LONGEST_S
+    (outcome,) = {record.outcome for record in records}
+    assert outcome in ("failed:timeout_first_token", "failed:timeout_total")
+    assert "after 0.5 s" in records[0].reason
+
+
+def test_the_table_in_the_docs_is_that_of_the_code():
+    rows = re.findall(r"^\| `(\w+)`( \(all\))? \| (.*) \| (.*) \|$", DOCS.read_text(), re.MULTILINE)
+    told = {name: (bool(everyone), does, outcome) for name, everyone, does, outcome in rows}
+    assert told == {
+        name: (fault.all, fault.does, " or ".join(fault.outcomes)) for name, fault in FAULTS.items()
+    }

@@ -2,9 +2,20 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from servescope.errors import BadInput
-from servescope.lengths import Exponential, Fixed, Lengths, Normal, Uniform, at, parse
+from servescope.lengths import (
+    Exponential,
+    Fixed,
+    Lengths,
+    Lognormal,
+    Normal,
+    Uniform,
+    at,
+    joint,
+    parse,
+)
 
 FIELD = "--input-tokens"
 
@@ -14,6 +25,8 @@ lengths = st.one_of(
     st.builds(lambda a, b: Uniform(min(a, b), max(a, b)), tokens, tokens),
     st.builds(Normal, st.floats(1, 5000), st.floats(0, 2000), st.just(3), st.integers(3, 9000)),
     st.builds(Normal, st.floats(1, 5000), st.floats(0, 2000)),
+    st.builds(Lognormal, st.floats(0.5, 5000), st.floats(0, 9e6), st.just(3), st.integers(3, 9000)),
+    st.builds(Lognormal, st.floats(0.5, 5000), st.floats(0, 2000)),
     st.builds(Exponential, st.floats(0.5, 5000), st.none() | tokens),
     st.builds(Exponential, st.floats(0.5, 900), st.integers(10, 5000), st.just("redraw")),
 )
@@ -74,6 +87,123 @@ def test_drawing_an_exponential_again_shortens_it_and_piles_nothing_up():
     assert np.mean(drawn == 512) < 0.001
 
 
+def test_a_lognormal_law_has_its_mean_and_deviation():
+    drawn = parse(FIELD, "lognormal:mean=512,std=400").draw(np.random.default_rng(0), 200_000)
+    assert drawn.mean() == pytest.approx(512, rel=0.01)
+    assert drawn.std() == pytest.approx(400, rel=0.02)
+    assert stats.skew(np.log(drawn)) == pytest.approx(0, abs=0.03)
+
+
+def test_a_lognormal_law_may_be_named_by_its_median():
+    drawn = parse(FIELD, "lognormal:median=300,sigma=0.8").draw(np.random.default_rng(0), 200_000)
+    assert np.median(drawn) == pytest.approx(300, rel=0.01)
+    assert np.log(drawn).std() == pytest.approx(0.8, rel=0.01)
+
+
+# --- lengths from files
+
+
+@pytest.fixture
+def save(tmp_path):
+    def write(name: str, content: str) -> str:
+        (tmp_path / name).write_text(content)
+        return str(tmp_path / name)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "setting"),
+    [
+        ("a.txt", "5\n7\n\n7\n0\n7\n", ""),
+        ("a.csv", "tokens\n5\n7\n7\n7\n", ""),
+        ("a.csv", "who,tokens\nann,5\nben,7\nann,7\nann,7\n", ",column=tokens"),
+        ("a.jsonl", '{"n": 5}\n{"n": 7}\n{"n": 7}\n{"n": 7}\n', ""),
+        ("a.jsonl", '{"x": [], "n": 5}\n' + '{"n": 7, "x": {}}\n' * 3, ",column=n"),
+    ],
+)
+def test_empirical_lengths_come_as_often_as_in_their_file(save, name, content, setting):
+    law = parse(FIELD, f"empirical:{save(name, content)}{setting}")
+    drawn = law.draw(np.random.default_rng(0), 40_000)
+    assert (law.smallest(), law.largest()) == (5, 7)
+    assert set(drawn.tolist()) == {5, 7}
+    assert np.mean(drawn == 7) == pytest.approx(3 / 4, abs=0.01)
+    assert parse(FIELD, str(law)) == law
+
+
+def test_a_file_that_has_changed_gives_other_lengths(save):
+    first = parse(FIELD, f"empirical:{save('a.txt', '5')}")
+    assert at(first, 0, "input", 0) == 5
+    second = parse(FIELD, f"empirical:{save('a.txt', '1234')}")
+    assert at(second, 0, "input", 0) == 1234
+    assert at(first, 0, "input", 0) == 5
+
+
+PAIRS = "input_tokens,output_tokens\n" + "".join(f"{k},{1000 + k}\n" for k in range(1, 200))
+
+
+@pytest.fixture(scope="module")
+def paired(tmp_path_factory) -> Lengths:
+    path = tmp_path_factory.mktemp("pairs") / "pairs.csv"
+    path.write_text(PAIRS)
+    return parse(FIELD, f"pairs:{path}")
+
+
+@given(seed=st.integers(0, 2**40), index=st.integers(0, 10**6))
+def test_pairs_give_an_item_the_two_lengths_of_one_row(paired, seed, index):
+    both = joint(paired, None)
+    one, other = at(both[0], seed, "input", index), at(both[1], seed, "output", index)
+    assert other == one + 1000
+
+
+def test_pairs_are_not_always_the_same_row(paired):
+    assert len({at(paired, 0, "input", i) for i in range(1000)}) > 150
+
+
+def test_pairs_for_the_answers_alone_are_output_lengths(paired):
+    inputs, outputs = joint(Fixed(9), paired)
+    assert inputs == Fixed(9)
+    assert at(outputs, 0, "output", 0) > 1000
+
+
+def test_answers_may_have_a_length_of_their_own_beside_pairs(paired):
+    assert joint(paired, Fixed(9)) == (paired, Fixed(9))
+    assert joint(None, None) == (None, None)
+
+
+def test_a_trace_gives_pairs(save):
+    path = save("t.csv", "TIMESTAMP,ContextTokens,GeneratedTokens\n2024-05-10 00:00:00,7,8\n")
+    inputs, outputs = joint(parse(FIELD, f"pairs:{path}"), None)
+    assert (at(inputs, 0, "input", 5), at(outputs, 0, "output", 5)) == (7, 8)
+
+
+@pytest.mark.parametrize(
+    ("form", "content", "hint"),
+    [
+        ("empirical:{}", "5\nfive\n", "a.csv:2"),
+        ("empirical:{}", "5\n-5\n", "a.csv:2"),
+        ("empirical:{}", "0\n0\n", "at least one row"),
+        ("empirical:{}", "", "column=..."),
+        ("empirical:{}", "a,b\n1,2\n", "one of a, b"),
+        ("empirical:{},column=c", "aa,b\n1,2\n", "one of aa, b"),
+        ("empirical:{},column=b", "a,b\n1\n", "want 2 cells"),
+        ("empirical:{},colunm=b", "a,b\n1,2\n", "did you mean column?"),
+        ("pairs:{}", "a,b\n1,2\n", "input_tokens, output_tokens"),
+        ("pairs:{}", "input_tokens,output_tokens\n1,x\n", "a.csv:2"),
+        ("pairs:{}", "input_tokens,output_tokens\n1,20000000\n", "from 0 to 10000000"),
+        ("pairs:{},column=a", PAIRS, "no settings here"),
+        ("pairs:{}-no", PAIRS, "can be read"),
+        ("pairs", PAIRS, "pairs:FILE"),
+    ],
+)
+def test_a_file_without_lengths_is_refused_with_what_would_be_right(save, form, content, hint):
+    with pytest.raises(BadInput) as caught:
+        parse(FIELD, form.format(save("a.csv", content)))
+    assert caught.value.field == FIELD
+    assert hint in str(caught.value) + caught.value.value
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("text", "hint"),
     [
@@ -97,6 +227,10 @@ def test_drawing_an_exponential_again_shortens_it_and_piles_nothing_up():
         ("normal:mean=5,std=1,min=9,max=3", "min not above max"),
         ("normal:mean=5,std=1,min=0", "min"),
         ("normal:mean=5,mean=6,std=1", "only once"),
+        ("lognormal:mean=5", "std=..."),
+        ("lognormal:median=5", "sigma=..."),
+        ("lognormal:median=5,sigma=9", "sigma from 0"),
+        ("lognormal:median=5,sigma=1,std=3", "one of median"),
         ("exponential:mean=0", "above 0"),
         ("exponential:mean=nan", "mean"),
         ("exponential:mean=5,beyond=redraw", "max=..."),

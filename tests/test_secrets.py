@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from servescope import cli
+from servescope.serve.answers import answer, streamed, whole
 from tests.support.command import QUICK, Command
-from tests.support.faults import answer, script, streamed, whole
 from tests.support.served import MODELS, Served
 
 pytestmark = pytest.mark.slow
@@ -42,7 +42,7 @@ class Echo(Served):
     async def _act(self, request, peer):
         self.keys.add(request.headers.get("authorization"))
         self.command_lines |= command_lines()
-        await (self._refuse if request.number % 2 else script(streamed(answer())))(request, peer)
+        await (self._refuse if request.number % 2 else streamed(answer()))(request, peer)
 
     async def _refuse(self, request, peer):
         pad = BEFORE_THE_CUT if request.number % 4 == 1 else 0
@@ -159,7 +159,7 @@ def _read(fd):
 def test_escape_sequences_in_an_error_body_and_a_model_name_are_shown_escaped(tmp_path):
     model = json.dumps({"data": [{"id": f"m{EVIL}"}]}).encode()
     body = json.dumps({"error": {"message": EVIL}}).encode()
-    with Served(script(whole(500, body)), tokenize=True, models=model) as server:
+    with Served(whole(500, body), tokenize=True, models=model) as server:
         text, status = on_a_terminal("run", server.url, *QUICK, "--requests", 4, cwd=tmp_path)
     assert status == 3
     assert all(text.count(shown) >= 2 for shown in SHOWN)  # as model and as reason
@@ -168,7 +168,7 @@ def test_escape_sequences_in_an_error_body_and_a_model_name_are_shown_escaped(tm
 
 def test_escape_sequences_in_what_a_probe_is_told_do_not_reach_the_terminal(tmp_path):
     body = json.dumps({"error": {"message": EVIL}}).encode()
-    refusing = script(whole(500, body))
+    refusing = whole(500, body)
     with Served(refusing, probe=refusing, models=MODELS) as server:
         text, status = on_a_terminal("run", server.url, *QUICK, cwd=tmp_path)
     assert status == 3

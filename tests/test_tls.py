@@ -6,12 +6,12 @@ from servescope.conduct import conduct
 from servescope.errors import BadInput, Unreachable
 from servescope.experiment import Trial
 from servescope.summary import summarise
-from tests.support.served import CERTIFICATE, Served, healthy
+from tests.support.served import CERTIFICATE, Served, healthy, tls_context
 
 
 @pytest.fixture(scope="module")
 def server():
-    with Served(healthy(0.02, 0.005), tls=True) as found:
+    with Served(healthy(0.02, 0.005), tls=tls_context()) as found:
         yield found
 
 

@@ -132,7 +132,7 @@ def prepare(
     manifest = writer.manifest
     manifest.endpoint = msgspec.to_builtins(first.endpoint)
     manifest.targets = [one.endpoint.url for one in found]
-    note_lengths(manifest, ruler, items)
+    note_lengths(manifest, ruler)
     if watcher is not None:
         watcher.target(first.endpoint, ruler, plan)
     return Bench(
@@ -165,14 +165,13 @@ def make_items(plan: Plan, ruler: Ruler) -> ItemSource:
     return items
 
 
-def note_lengths(manifest: Manifest, ruler: Ruler, items: ItemSource) -> None:
-    """Keep how prompts were made to length, and what the data set has to say."""
+def note_lengths(manifest: Manifest, ruler: Ruler) -> None:
+    """Keep how prompts were made to length."""
     manifest.lengths = {
         "source": ruler.source,
         "exact": ruler.exact,
         "overhead_tokens": ruler.overhead,
     }
-    manifest.notes += getattr(items, "notes", [])
 
 
 class _Found(NamedTuple):
@@ -310,10 +309,3 @@ def encode(bench: Bench, item: Item) -> bytes:
         extra=bench.plan.trial.extra_body,
     )
     return bench.wire.encode(msgspec.structs.replace(ask, **dict.fromkeys(fields, True)))
-
-
-def prompt_bytes(item: Item) -> bytes:
-    """What identifies a prompt: its text, or its token ids or messages as JSON."""
-    if isinstance(item.prompt, str):
-        return item.prompt.encode()
-    return msgspec.json.encode(item.prompt)

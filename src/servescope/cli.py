@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from servescope import __version__
+from servescope.cli_selftest import selftest
 from servescope.errors import BadInput, ServescopeError
 
 if TYPE_CHECKING:
@@ -43,8 +44,9 @@ def cli() -> None:
     "--load",
     multiple=True,
     metavar="LOAD",
-    help="When requests start: users:32, users:8,think=1s, sync, burst, constant:10, poisson:4. "
-    "Several values (poisson:2,4,8) or several options make several stages.  [default: users:4]",
+    help="When requests start: users:32, users:8,think=1s, sync, burst, constant:10, poisson:4, "
+    "gamma:rate=4,cv=2, ramp:1-20, trace:FILE,scale=2, sweep. Several values (poisson:2,4,8) or "
+    "several options make several stages.  [default: users:4]",
 )
 @click.option("--request-rate", metavar="R", help="Same as --load poisson:R; inf: all at once.")
 @click.option(
@@ -71,24 +73,30 @@ def cli() -> None:
 )
 @click.option(
     "--data",
-    default="emulated",
-    show_default=True,
     metavar="DATA",
-    help="What is asked: emulated (prose), dummy (words), dummy:ids=true, file:PATH (.txt, .jsonl, "
-    ".csv), sharegpt:PATH.",
+    help="What is asked: emulated (prose), dummy (words), file:PATH (.txt, .jsonl, .csv), "
+    "sharegpt:PATH,turns=all, mcq, extraction, shared_prefix:groups=8, sessions:turns=5,think=2s, "
+    "trace:PATH.  [default: emulated; with a trace as the load, the trace]",
 )
 @click.option(
     "--input-tokens",
     "--random-input-len",
     metavar="LENGTH",
-    help="512, uniform:1-512, normal:mean=256,std=64, exponential:mean=128,max=512 (clipped; "
-    "beyond=redraw draws again).  [default: 128]",
+    help="512, uniform:1-512, normal:mean=256,std=64, lognormal:mean=256,std=200, "
+    "exponential:mean=128,max=512 (clipped; beyond=redraw draws again), empirical:FILE, "
+    "pairs:FILE (answers too).  [default: 128]",
 )
 @click.option(
     "--output-tokens",
     "--random-output-len",
     metavar="LENGTH",
     help="Likewise; where the server can, it gives exactly so many.  [default: 64]",
+)
+@click.option(
+    "--collect",
+    multiple=True,
+    metavar="SOURCE",
+    help="What else to read while it runs: prometheus:http://127.0.0.1:8000/metrics,every=1s.",
 )
 @click.option(
     "--slo",
@@ -311,6 +319,39 @@ def export(directory: Path, form: str, out: Path | None) -> None:
 
     for path in write(Run(directory), form, out or directory):
         click.echo(str(path))
+
+
+@cli.command()
+@click.argument("sim", default="sim:vllm")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Another one needs a token.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any."
+)
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path),
+    help="File with the token that requests must bear. Or set SERVESCOPE_SERVE_TOKEN.",
+)
+@click.option("--quiet", is_flag=True, help="Only the URL on standard output.")
+def serve(sim: str, host: str, port: int, token_file: Path | None, *, quiet: bool) -> None:
+    """Serve a simulated engine over HTTP, in real time: every protocol on one port.
+
+    SIM is whom it imitates and how fast it is: sim:vllm, sim:sglang, sim:tgi, sim:lightllm or
+    sim:llamacpp, with settings such as sim:vllm?step=5ms&kv_tokens=8192&max_waiting=20.
+    """
+    from servescope.engine.config import parse  # noqa: PLC0415
+    from servescope.serve import listen  # noqa: PLC0415
+
+    config = parse("SIM", sim)
+
+    def ready(url: str, paths: list[str]) -> None:
+        more = f" (POST {' '.join(paths)}; ctrl-C ends)"
+        click.echo(url if quiet else f"serving {config} on {url}{more}")
+
+    listen.run(config, host=host, port=port, token=listen.token_from(token_file), ready=ready)
+
+
+cli.add_command(selftest)
 
 
 def main() -> None:

@@ -5,29 +5,52 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import time
+from collections import defaultdict
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 import servescope
-from servescope import offers, protocols, summary
-from servescope.bench import Bench, Interrupt, Watcher, api_key, prepare
+from servescope import collect, offers, protocols, summary
+from servescope.bench import Interrupt, Watcher, api_key, prepare
 from servescope.client.address import parse_target, redact
-from servescope.client.flush import flush_cache
+from servescope.client.secret import Secret
+from servescope.datasets import ItemSource
 from servescope.deal import Deal
+from servescope.engine.config import SCHEME, EngineConfig
+from servescope.engine.config import parse as parse_engine
 from servescope.errors import BadInput
 from servescope.experiment import Plan, Trial, resolve
 from servescope.load import Open
 from servescope.offers import Offer
 from servescope.records import WARMUP_STAGE
-from servescope.stage import StageRun
-from servescope.store import Manifest, Run, RunWriter, slug
+from servescope.serve import Server
+from servescope.simulated import Simulated
+from servescope.stage import Measured
+from servescope.store import Manifest, Run, RunWriter, Stage, slug
 
 STAGE_REQUESTS = 1 << 20
 """Indices set apart for a stage that time alone ends, so that the next one's prompts do not depend
 on how many it came to."""
+
+
+class Subject(Protocol):
+    """What is measured or simulated, stage by stage."""
+
+    items: ItemSource
+    targets: int
+
+    def flush_cache(self) -> str | None:
+        """Empty the prefix cache; how it was done, None where it could not be."""
+        ...
+
+    def drive(self, stage: Stage, number: int, deal: Deal) -> float:
+        """Carry out a stage; returns answered requests per second."""
+        ...
 
 
 def conduct(trial: Trial, watcher: Watcher | None = None, command: list[str] | None = None) -> Run:
@@ -37,57 +60,92 @@ def conduct(trial: Trial, watcher: Watcher | None = None, command: list[str] | N
     interrupt ends the run early: the manifest says so, and what was measured is kept.
     """
     plan = resolve(trial)
-    for target in trial.targets:
-        parse_target(target)
-    if trial.protocol is not None:
-        protocols.declared("--protocol", trial.protocol)
-    key = api_key(trial)
     stages = offers.offers(plan)
+    simulated = [target for target in trial.targets if target.startswith(SCHEME)]
+    config = parse_engine("TARGET", simulated[0]) if simulated else None
+    if simulated and len(trial.targets) > 1:
+        raise BadInput("TARGET", simulated[0], "want a simulated target to be the only one")
+    collectors = [collect.parse("--collect", text) for text in trial.collect]
     offers.allow_files(stages, trial)
+    key = None if config else _check_targets(trial)
     writer = RunWriter(Path(trial.out), _manifest(plan, command or [], stages))
     interrupt = Interrupt()
-    try:
-        bench = prepare(plan, key, writer, interrupt, watcher)
-        for settings in bench.targets:
-            offers.check_ownership(trial, stages, str(settings.address[0]))
-    except BaseException:  # an interrupt, too: nothing has been measured
-        writer.discard()
-        raise
-    with interrupt, writer:
-        _drive(bench, stages)
+    with ExitStack() as stack:
+        try:
+            subject: Subject
+            if config is not None:
+                subject = Simulated(plan, config, writer, interrupt=interrupt, watcher=watcher)
+                origin_ns = time.monotonic_ns()
+            else:
+                if not trial.targets:
+                    plan.trial.target = stack.enter_context(Server(EngineConfig())).url
+                bench = prepare(plan, key, writer, interrupt, watcher)
+                for settings in bench.targets:
+                    offers.check_ownership(trial, stages, str(settings.address[0]))
+                subject, origin_ns = Measured(bench), bench.origin_ns
+        except BaseException:  # an interrupt, too: nothing has been measured
+            writer.discard()
+            raise
+        with interrupt, writer:
+            with collect.Collection(collectors, origin_ns) as collection:
+                writer.more = collection.drain
+                _drive(plan, subject, writer, stages, interrupt=interrupt, watcher=watcher)
+            writer.flush(now=True)
+            writer.manifest.notes += [*collection.notes, *getattr(subject.items, "notes", [])]
+            writer.manifest.finished_utc = _utc_now()
+            writer.write_manifest()
     run = Run(writer.path)
     summary.write(run, summary.summarise(run))
     return run
 
 
-def _drive(bench: Bench, stages: list[Offer]) -> None:
-    """Run the stages one after the other."""
-    manifest, number, place = bench.writer.manifest, 0, _Place()
-    rates: list[float] = []
+def _check_targets(trial: Trial) -> Secret | None:
+    """Find every fault of what was said about the targets; returns the key."""
+    for target in trial.targets:
+        parse_target(target)
+    if trial.protocol is not None:
+        protocols.declared("--protocol", trial.protocol)
+    return api_key(trial)
+
+
+def _drive(
+    plan: Plan,
+    subject: Subject,
+    writer: RunWriter,
+    stages: list[Offer],
+    *,
+    interrupt: Interrupt,
+    watcher: Watcher | None,
+) -> None:
+    """Carry out the stages one after the other."""
+    manifest, number, place = writer.manifest, 0, _Place()
+    rates: defaultdict[str | None, list[float]] = defaultdict(list)
     for offer in stages:
-        if bench.interrupt.level:
+        if interrupt.level:
             break
         if offer.drawn is None:
-            offers.settle(bench.plan, offer, rates)
-        stage, deal = offer.stage, place.deal(bench, offer)
+            try:
+                offers.settle(plan, offer, rates[offer.stage.cache])
+            except BadInput as error:  # at a rate this low nothing is due in the time
+                manifest.notes.append(f"{offer.stage.load} was left out: {error}")
+                rates[offer.stage.cache].append(0.0)
+                continue
+        stage, deal = offer.stage, place.deal(subject, offer, each=plan.trial.each)
         if stage.cache == "cold":
-            stage.flushed = flush_cache(bench.dialogues, bench.endpoint.engine)
+            stage.flushed = subject.flush_cache()
             if stage.flushed is None:
                 manifest.notes.append(
                     f"the target's prefix cache could not be emptied before {stage.load}: "
                     "it was as cold as what came before had left it"
                 )
-        if bench.watcher is not None:
-            bench.watcher.stage(stage)
-        run = StageRun(bench, stage, WARMUP_STAGE if stage.warmup else number, deal)
-        run.run()
+        if watcher is not None:
+            watcher.stage(stage)
+        rate = subject.drive(stage, WARMUP_STAGE if stage.warmup else number, deal)
         if not stage.warmup:
             number += 1
-            rates.append(run.requests_per_s)
-    if bench.interrupt.level:
-        manifest.interrupted = bench.interrupt.name
-    manifest.finished_utc = _utc_now()
-    bench.writer.write_manifest()
+            rates[stage.cache].append(rate)
+    if interrupt.level:
+        manifest.interrupted = interrupt.name
 
 
 class _Place:
@@ -96,7 +154,7 @@ class _Place:
     def __init__(self) -> None:
         self._request = self._item = self._last_item = 0
 
-    def deal(self, bench: Bench, offer: Offer) -> Deal:
+    def deal(self, subject: Subject, offer: Offer, *, each: bool) -> Deal:
         """The deal of the next stage, its place noted in it.
 
         A warm pass asks the items of the pass before it again; a trace begins with its first row,
@@ -107,24 +165,24 @@ class _Place:
         item = self._last_item if offer.stage.cache == "warm" else self._item
         if rows:
             item = -(-item // rows) * rows
-        elif not getattr(bench.items, "alone", False):
-            while bench.items.turn(item).number:
+        elif not getattr(subject.items, "alone", False):
+            while subject.items.turn(item).number:
                 item += 1
         deal = Deal(
             offer=offer.drawn,
             limit=offer.limit,
-            items=bench.items,
+            items=subject.items,
             first_item=item,
-            targets=len(bench.targets),
-            each=bench.plan.trial.each,
+            targets=subject.targets,
+            each=each,
         )
         stage = offer.stage
         stage.first_request, stage.first_item = self._request, item
         stage.planned = deal.planned
-        room = deal.most if deal.planned is not None else None
-        self._request += room or STAGE_REQUESTS * deal.loads
+        room = deal.planned or STAGE_REQUESTS * deal.loads
+        self._request += room
         self._last_item = item
-        self._item = max(self._item, item + (room or STAGE_REQUESTS * deal.loads))
+        self._item = max(self._item, item + room)
         return deal
 
 

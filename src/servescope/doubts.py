@@ -157,14 +157,8 @@ def _mean_gap_s(stage: StageFacts, columns: Columns) -> float:
 def _worst(columns: Columns, samples: Sequence[Sample], name: str) -> float | None:
     """The largest reading of any load process in this stage."""
     stage = str(columns.stage[0]) if len(columns) else None
-    readings = (
-        sample.value
-        for sample in samples
-        if sample.source == "loop"
-        and sample.name == name
-        and sample.labels.get("stage", stage) == stage
-    )
-    return max(readings, default=None)
+    loop = (s for s in samples if s.source == "loop" and s.labels.get("stage", stage) == stage)
+    return max((s.value for s in loop if s.name == name), default=None)
 
 
 def _not_stationary(stage: StageFacts, columns: Columns) -> Doubt | None:

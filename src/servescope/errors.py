@@ -26,6 +26,10 @@ class Unreachable(ServescopeError):
     exit_status = 3
 
 
+class NotKept(ServescopeError):
+    """Results cannot be written any more: the disk is full, say. What was written is kept."""
+
+
 def shorten(text: str, limit: int = 120) -> str:
     """Cut a long text in its middle, so that both ends can still be recognised."""
     if len(text) <= limit:

@@ -18,10 +18,12 @@ from servescope.datasets import Dataset
 from servescope.errors import BadInput
 from servescope.lengths import Lengths
 from servescope.load import Later, Limit, Load
+from servescope.loads.trace import FromTrace
 from servescope.plugins import one_of
 from servescope.units import parse_duration_s
 
 DEFAULT_LOAD = "users:4"
+DEFAULT_DATA = "emulated"
 DEFAULT_LIMIT = Limit(requests=100, duration_s=30.0)
 MAX_REQUESTS = 10_000_000
 OUR_FIELDS = {
@@ -42,7 +44,8 @@ class Trial(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A name, or a mapping with the name under `name` and the protocol's settings."""
     model: str | None = None
     load: list[str] = []
-    data: str = "emulated"
+    data: str | None = None
+    """What is asked; by default `emulated`, with a trace as the load what the trace asks."""
     input_tokens: str | None = None
     output_tokens: str | None = None
     requests: int | None = None
@@ -54,6 +57,8 @@ class Trial(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     slo: list[str] = []
     goodput: list[str] = []
     """Bounds in vLLM's spelling, `ttft:200`: for the goodput, not for the exit status."""
+    collect: list[str] = []
+    """What else is read while the run goes on: `prometheus:URL`."""
     seed: int | None = None
     """Drawn anew where none is given, so that no prefix cache flatters a repeated run."""
     timeout: str = "600s"
@@ -140,20 +145,25 @@ def resolve(trial: Trial) -> Plan:
         if cache not in ("cold", "warm"):
             raise BadInput("--repeat-cache", cache, "want cold, warm or both: cold,warm")
     _check_extra_body(trial.extra_body)
-    dataset = data_sets.parse("--data", trial.data)
+    limit = _limit(trial)
+    found = _loads(trial, limit)
+    dataset = data_sets.parse("--data", _data(trial, found))
     if path := getattr(dataset, "path", None):
         readable("--data", path)  # before anything is sent to the target
-    limit = _limit(trial)
     goodput.bounds(trial.slo, trial.goodput)
+    inputs, outputs = lengths.joint(
+        _lengths("--input-tokens", trial.input_tokens),
+        _lengths("--output-tokens", trial.output_tokens),
+    )
     return Plan(
         trial=trial,
         seed=secrets.randbits(32) if trial.seed is None else trial.seed,
-        loads=_loads(trial, limit),
+        loads=found,
         limit=limit,
         warmup=_warmup(trial.warmup),
         dataset=dataset,
-        input_tokens=_lengths("--input-tokens", trial.input_tokens),
-        output_tokens=_lengths("--output-tokens", trial.output_tokens),
+        input_tokens=inputs,
+        output_tokens=outputs,
         timeouts=_timeouts(trial),
     )
 
@@ -180,6 +190,14 @@ def _loads(trial: Trial, limit: Limit) -> list[Load | Later]:
         if str(load).partition(":")[0] == "burst" and limit.requests is None:
             raise BadInput("--load", str(load), "a burst wants --requests")
     return found
+
+
+def _data(trial: Trial, found: list[Load | Later]) -> str:
+    """The data set as it was said, else the one that goes with the load."""
+    if trial.data is not None:
+        return trial.data
+    traces = [load.path for load in found if isinstance(load, FromTrace)]
+    return f"trace:{traces[0]}" if traces and trial.input_tokens is None else DEFAULT_DATA
 
 
 def _limit(trial: Trial) -> Limit:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Limit(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a stage ends: whichever comes first. At least one is set."""
+    """Where a stage ends: whichever comes first; none is set where the load has an end itself."""
 
     requests: int | None = None
     duration_s: float | None = None

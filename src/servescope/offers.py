@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 from servescope.errors import BadInput
-from servescope.experiment import Plan, Trial
+from servescope.experiment import DEFAULT_LIMIT, Plan, Trial
 from servescope.load import Closed, Later, Limit, Load, Open
+from servescope.loads.trace import FromTrace
 from servescope.seeds import generator
 from servescope.stage import most_connections
 from servescope.store import Stage
@@ -59,8 +60,10 @@ def _wanted(plan: Plan) -> Iterator[_Wanted]:
         yield _Wanted(plan.loads[0], plan.warmup, 0, warmup=True)
     for k, load in enumerate(plan.loads):
         passes: list[str | None] = [*plan.trial.repeat_cache] or [None]
+        # A trace has an end of its own.
+        whole = isinstance(load, FromTrace) and plan.limit is DEFAULT_LIMIT
         for cache in passes:
-            yield _Wanted(load, plan.limit, k + shift, cache=cache)
+            yield _Wanted(load, Limit() if whole else plan.limit, k + shift, cache=cache)
 
 
 def draw(plan: Plan, offer: Offer, load: Load) -> None:

@@ -10,16 +10,22 @@ import difflib
 import importlib
 import pkgutil
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from servescope.errors import BadInput
 
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
 
 @cache
 def find(package: str) -> dict[str, type[msgspec.Struct]]:
-    """Every tagged struct in the modules of `package` and in its entry-point group, by tag."""
+    """Every tagged struct in the modules of `package` and in its entry-point group, by tag.
+
+    Raises BadInput naming the other distribution whose plug-in cannot be loaded.
+    """
     from importlib.metadata import entry_points  # noqa: PLC0415 (13 ms, and not for every command)
 
     home = importlib.import_module(package)
@@ -33,9 +39,29 @@ def find(package: str) -> dict[str, type[msgspec.Struct]]:
                 found[_tag(value)] = value
 
     for entry in entry_points(group=package):
-        value = entry.load()
-        found[_tag(value) or entry.name] = value
+        value = _load(entry)
+        if _tag(value) in found:
+            raise _unfit(entry, f"the name {_tag(value)} is taken; want another tag")
+        found[_tag(value)] = value
     return dict(sorted(found.items()))
+
+
+def _load(entry: EntryPoint) -> type[msgspec.Struct]:
+    """What another distribution brings. Raises BadInput naming it where that is no plug-in."""
+    try:
+        value = entry.load()
+    except Exception as error:  # noqa: BLE001 (its module may do anything when it is imported)
+        why = f"cannot be loaded ({type(error).__name__}: {error})"
+        raise _unfit(entry, f"{why}; mend or uninstall it") from None
+    if not _tag(value):
+        raise _unfit(entry, "want a msgspec.Struct with a tag")
+    found: type[msgspec.Struct] = value
+    return found
+
+
+def _unfit(entry: EntryPoint, want: str) -> BadInput:
+    owner = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown distribution"
+    return BadInput(f"plug-in of {owner}", entry.value, " ".join(want.split()))
 
 
 def make(field: str, package: str, name: str, settings: dict[str, Any]) -> Any:  # noqa: ANN401
@@ -58,6 +84,28 @@ def make(field: str, package: str, name: str, settings: dict[str, Any]) -> Any: 
         return msgspec.convert(settings, struct, strict=False)
     except msgspec.ValidationError as error:
         raise BadInput(field, name, f"{error}") from None
+
+
+def parse(field: str, package: str, text: str) -> Any:  # noqa: ANN401
+    """The plug-in of `package` that 'NAME[:settings]' asks for; raises BadInput naming `field`.
+
+    Settings are `key=value` with commas between them. A lone value is the main setting, mostly a
+    path or a URL; what holds no key belongs to the part before it, so that it may hold commas.
+    """
+    name, parts = split(field, text)
+    settings: dict[str, str] = {}
+    key = main_field(package, name) or ""
+    for named, value in parts:
+        if named in settings:
+            raise BadInput(field, text, f"want {named} only once")
+        is_key = named.isidentifier()
+        whole = f"{named}={value}" if named and not is_key else value  # http://host/?a=b
+        key = named if is_key else key
+        settings[key] = f"{settings[key]},{whole}" if key in settings else whole
+    try:
+        return make(field, package, name, settings)
+    except BadInput as error:
+        raise BadInput(field, text if error.value == name else error.value, error.want) from None
 
 
 def split(field: str, text: str) -> tuple[str, list[tuple[str, str]]]:

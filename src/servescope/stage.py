@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from servescope.bench import Bench, encode, prompt_bytes
+from servescope.bench import Bench, encode
 from servescope.client import answer, wire, workers
 from servescope.client.feed import Settings
+from servescope.client.flush import flush_cache
 from servescope.client.wire import Exchange
 from servescope.deal import Deal, Dealt
 from servescope.load import Closed, Open
@@ -27,6 +28,24 @@ MOST_WARM = 1024
 AHEAD_OPEN, AHEAD_USER, AHEAD_LEAST = 4096, 8, 256
 """Requests rendered ahead: for an open load, for each user of a closed one, and at least."""
 ENDLESS = 1 << 60
+
+
+class Measured:
+    """The stages of a run against real endpoints."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self.items, self.targets = bench.items, len(bench.targets)
+
+    def flush_cache(self) -> str | None:
+        """Empty the targets' prefix caches; how it was done, None where it could not be."""
+        return flush_cache(self._bench.dialogues, self._bench.endpoint.engine)
+
+    def drive(self, stage: Stage, number: int, deal: Deal) -> float:
+        """Drive a stage; returns answered requests per second."""
+        run = StageRun(self._bench, stage, number, deal)
+        run.run()
+        return run.requests_per_s
 
 
 class StageRun:
@@ -73,7 +92,7 @@ class StageRun:
     def _request(self, dealt: Dealt) -> wire.Request:
         index, bench = self.stage.first_request + dealt.k, self.bench
         item, turn = bench.items(dealt.item), dealt.turn
-        prompt = prompt_bytes(item)
+        prompt = item.prompt_bytes
         self.asked[index] = answer.Asked(
             stage=self.number,
             input_tokens=item.input_tokens,

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Self, TypeVar
 from zipfile import BadZipFile
@@ -17,7 +18,7 @@ from zipfile import BadZipFile
 import msgspec
 import numpy as np
 
-from servescope.errors import BadInput, shorten
+from servescope.errors import BadInput, NotKept, shorten
 from servescope.records import Columns, Record, Sample, columns
 
 SCHEMA = 1
@@ -78,7 +79,7 @@ class Manifest(msgspec.Struct, kw_only=True):
 
 
 class RunWriter:
-    """Writes a new run's directory."""
+    """Writes a new run's directory. What it does in a with statement may raise NotKept."""
 
     def __init__(self, out: Path, manifest: Manifest) -> None:
         self.manifest = manifest
@@ -87,6 +88,8 @@ class RunWriter:
         self._samples: BinaryIO | None = None
         self._flushed_s = 0.0
         self._encode = msgspec.json.Encoder().encode
+        self.more: Callable[[], Iterable[Sample]] = tuple
+        """Where samples come from that are read beside the run; asked whenever it is flushed."""
         make_directory(self.path)
 
     def discard(self) -> None:
@@ -103,12 +106,22 @@ class RunWriter:
     def __exit__(self, *_: object) -> None:
         for stream in (self._requests, self._samples):
             if stream is not None:
-                stream.close()
+                with self._kept():
+                    stream.close()
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            why = f"{self.path} cannot be written: {error.strerror}"
+            raise NotKept(f"{why}; the run was stopped, and what was written is kept") from None
 
     def write_manifest(self) -> None:
         """Write the manifest anew, at once or not at all."""
         content = msgspec.json.format(self._encode(self.manifest), indent=2)
-        replace(self.path / "manifest.json", content + b"\n")
+        with self._kept():
+            replace(self.path / "manifest.json", content + b"\n")
 
     def append(self, record: Record) -> None:
         """Keep one finished request."""
@@ -119,18 +132,25 @@ class RunWriter:
         self._append(self._samples, sample)
 
     def _append(self, stream: BinaryIO | None, line: Record | Sample) -> None:
-        assert stream is not None, "use the writer in a with statement"  # noqa: S101
-        stream.write(self._encode(line) + b"\n")
+        self._write(stream, line)
         self.flush()
+
+    def _write(self, stream: BinaryIO | None, line: Record | Sample) -> None:
+        assert stream is not None, "use the writer in a with statement"  # noqa: S101
+        with self._kept():
+            stream.write(self._encode(line) + b"\n")
 
     def flush(self, *, now: bool = False) -> None:
         """Hand to the system what has waited for 200 ms; a kill loses no more than that."""
         clock = time.monotonic()
         if now or clock - self._flushed_s > FLUSH_S:
             self._flushed_s = clock
+            for sample in self.more():
+                self._write(self._samples, sample)
             for stream in (self._requests, self._samples):
                 if stream is not None:
-                    stream.flush()
+                    with self._kept():
+                        stream.flush()
 
 
 def _append(path: Path) -> BinaryIO:

@@ -1,7 +1,7 @@
 """What real engines sent, decoded.
 
 The files in recorded/ hold one exchange each: status line, headers and body without its framing,
-with LF in the head. Their bodies are literal; so are their heads, but for the rejected stream and
+with LF in the head. Their bodies are literal; so are their heads, but for the rejected streams and
 for llama.cpp while it loads, whose heads are those of the same server's other answers. What was not
 recorded is written out here in the form that its server's source gives it.
 """
@@ -15,8 +15,10 @@ import msgspec
 import pytest
 
 from servescope.client.reading import Reading, read
+from servescope.protocols.llamacpp import LlamaCpp
 from servescope.protocols.openai_chat import OpenAIChat
 from servescope.protocols.openai_completions import OpenAICompletions
+from servescope.protocols.sglang import Sglang
 from tests.support.framing import EVERY, Framed, chunked, sized, unsized
 
 RECORDED = Path(__file__).parent / "recorded"
@@ -26,6 +28,10 @@ WAYS_TO_CUT = {"in one read": (), "byte by byte": EVERY, "in sevens": range(0, 1
 
 
 def wire_of(name: str):
+    if "generate" in name:
+        return Sglang()
+    if "native" in name:
+        return LlamaCpp()
     return CHAT if "chat" in name else COMPLETIONS
 
 
@@ -70,6 +76,7 @@ class Meant:
     totals: list[int | None] = field(default_factory=lambda: [None, None])
     server_s: dict[str, float] = field(default_factory=dict)
     end_marker: bool = True
+    finish_reason: str = "length"
 
 
 VLLM_TIMES = [
@@ -102,6 +109,29 @@ ANSWERS = {
         *(1, 2, 0, [2], {"prefill_s": 0.000959, "decode_s": 0.000807}),
         end_marker=False,
     ),
+    "sglang-0.5.23-generate-stream": Meant(
+        ["SU", "ity"],
+        *(3, 2, 1, [1, 2]),
+        {"queue_s": 0.000343488, "ttft_s": 0.018427264, "e2e_s": 0.019100196},
+    ),
+    "sglang-0.5.23-generate-whole": Meant(
+        ["itle%"],
+        *(3, 2, 0, [2]),
+        {"queue_s": 0.000226441, "ttft_s": 0.013767064, "e2e_s": 0.015582180},
+        end_marker=False,
+    ),
+    "llamacpp-native-stream": Meant(
+        [],  # both tokens were special ones
+        *(2, 2, 0, []),
+        {"prefill_s": 0.000659, "decode_s": 0.000667},
+        finish_reason="limit",
+    ),
+    "llamacpp-native-whole": Meant(
+        ["folsign"],
+        *(3, 2, 0, [2]),
+        {"prefill_s": 0.000767, "decode_s": 0.000474},
+        finish_reason="limit",
+    ),
 }
 
 
@@ -110,7 +140,6 @@ ANSWERS = {
 def test_an_answer_decodes_to_its_text_counts_and_times(name, cuts):
     reading, meant = decode(wire_of(name), recorded(name), cuts), ANSWERS[name]
     assert reading.error is None
-    assert reading.finish_reason == "length"
     assert reading.server_s == pytest.approx(meant.server_s)
     assert meant == Meant(
         reading.texts,
@@ -120,6 +149,7 @@ def test_an_answer_decodes_to_its_text_counts_and_times(name, cuts):
         reading.chunk_total,
         meant.server_s,
         reading.end_marker,
+        reading.finish_reason or "",
     )
 
 
@@ -167,6 +197,27 @@ def test_an_error_decodes_to_the_servers_words(wire, name, cuts):
     assert (reading.texts, reading.finish_reason) == ([], None)
 
 
+NATIVE_ERRORS = {
+    "sglang-0.5.23-generate-stream-rejected": (200, "The request queue is full."),
+    "sglang-0.5.23-generate-stream-too-long": (200, "The input (6001 tokens) is longer than the m"),
+    "sglang-0.5.23-generate-stream-bad-limit": (200, "max_new_tokens must be at least 0, got -2."),
+    "sglang-0.5.23-generate-error-too-long": (400, "The input (6001 tokens) is longer than the m"),
+    "sglang-0.5.23-generate-error-unknown-field": (400, "unknown field `nosuch`, expected one of"),
+}
+
+
+@pytest.mark.parametrize("cuts", WAYS_TO_CUT.values(), ids=WAYS_TO_CUT)
+@pytest.mark.parametrize("name", NATIVE_ERRORS)
+def test_an_error_of_a_native_route_decodes_to_the_servers_words(name, cuts):
+    status, words = NATIVE_ERRORS[name]
+    reading = decode(wire_of(name), recorded(name), cuts)
+    assert reading.head is not None
+    assert reading.head.status == status
+    assert reading.error is not None
+    assert reading.error.startswith(words)
+    assert reading.texts == []
+
+
 def test_llamacpp_closes_the_connection_after_an_error():
     head = decode(COMPLETIONS, recorded("llamacpp-error-too-long")).head
     assert head is not None
@@ -174,7 +225,7 @@ def test_llamacpp_closes_the_connection_after_an_error():
 
 
 def test_every_recorded_file_is_decoded_by_a_test():
-    assert {path.stem for path in RECORDED.glob("*.txt")} == {*ANSWERS, *ERRORS}
+    assert {path.stem for path in RECORDED.glob("*.txt")} == {*ANSWERS, *ERRORS, *NATIVE_ERRORS}
 
 
 IN_STREAM = {

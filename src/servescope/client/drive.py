@@ -18,7 +18,6 @@ import ssl
 import struct
 import sys
 import time
-from array import array
 
 from servescope.client import wire
 from servescope.client.clock import Offset, Timer, steady_process
@@ -27,7 +26,7 @@ from servescope.client.feed import Feed, Pending, Settings, read_settings
 from servescope.client.http import Connection
 from servescope.client.limits import Limits
 from servescope.client.pool import READABLE, Pool
-from servescope.client.spool import NOTHING, Spool
+from servescope.client.spool import NOTHING, Heard, Spool
 from servescope.client.turns import Turns
 
 SWEEP_NS = 20_000_000
@@ -326,14 +325,14 @@ class Drive:
     def _finish(self, connection: Connection, fate: str, detail: str, at: int) -> None:
         asked = connection.asked
         assert asked is not None  # noqa: S101 (for the type checker)
-        self.spool.add(asked, fate, detail, at, carried=connection)
+        heard = Heard(connection.sent_ns, connection.reads, connection.raw)
+        self.spool.add(asked, fate, detail, at, heard)
         connection.used += 1
-        raw, reads = connection.raw, connection.reads
         if fate == "ended":
             self.pool.give_back(connection, at)
         else:
             self.pool.drop(connection)
-        self._freed(asked, fate, at, raw, reads)
+        self._freed(asked, fate, at, heard)
 
     def _give_up(self, connection: Connection, fate: str, detail: str, at: int) -> None:
         if connection.asked is None:
@@ -341,21 +340,14 @@ class Drive:
         else:
             self._finish(connection, fate, detail, at)
 
-    def _freed(
-        self,
-        asked: Pending,
-        fate: str,
-        at: int,
-        raw: bytearray = NOTHING.raw,
-        reads: array[int] = NOTHING.reads,
-    ) -> None:
+    def _freed(self, asked: Pending, fate: str, at: int, heard: Heard = NOTHING) -> None:
         """A request is over: its user, its place under the cap and its session go on."""
         if self.busy == self.settings.cap:
             self.slot_freed_ns = at
         self.busy -= 1
         refused = fate in ("connect", "timeout_connect")
         self.refused = self.refused + 1 if refused else 0
-        goes_on = asked.session >= 0 and self.turns.ended(asked, fate, raw, reads, at)
+        goes_on = asked.session >= 0 and self.turns.ended(asked, fate, heard, at)
         if asked.user >= 0 and not goes_on:
             wait = self.settings.think_ns
             if self.refused:

@@ -54,7 +54,10 @@ def _receive(sock: socket.socket, until_s: float) -> tuple[int, bytes]:
     reader: BodyReader | None = None
     raw, content = b"", bytearray()
     while reader is None or not (reader.ended or len(content) > MAX_BYTES):
-        sock.settimeout(max(until_s - time.monotonic(), 0.001))
+        left_s = until_s - time.monotonic()
+        if left_s <= 0:
+            break
+        sock.settimeout(left_s)
         try:
             data = sock.recv(65536)
         except TimeoutError:

@@ -152,9 +152,9 @@ def _note_whole(reading: Reading, protocol: WireProtocol, body: bytes, at: int) 
     if not reading.framed_end:
         return
     event = protocol.decode_whole(body)
+    reading.note([event], at)
     if event.has_content and not event.finish_reason:
         reading.end_marker = True  # a document that parses is whole
-    reading.note([event], at)
 
 
 def credible(count: int | None, least: int = 0) -> bool:

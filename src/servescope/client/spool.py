@@ -11,18 +11,18 @@ from servescope.client import wire
 if TYPE_CHECKING:
     from servescope.client.counters import Counters
     from servescope.client.feed import Pending
-    from servescope.client.http import Connection
 
 
-class _Nothing(NamedTuple):
-    """What a request that was never sent has of an exchange."""
+class Heard(NamedTuple):
+    """What came of a request."""
 
     sent_ns: int
     reads: array[int]
     raw: bytearray
 
 
-NOTHING = _Nothing(-1, array("q"), bytearray())
+NOTHING = Heard(-1, array("q"), bytearray())
+"""Of one that was never sent."""
 
 
 class Spool:
@@ -32,16 +32,13 @@ class Spool:
         self._fd, self._counters = fd, counters
         self._ended: list[tuple[tuple[int, ...], str, array[int], bytearray]] = []
 
-    def add(
-        self, asked: Pending, fate: str, detail: str, at: int, *, carried: Connection | None = None
-    ) -> None:
-        """An exchange ended at `at`; `carried` by a connection, if it was ever sent."""
-        seen = NOTHING if carried is None else carried
+    def add(self, asked: Pending, fate: str, detail: str, at: int, heard: Heard = NOTHING) -> None:
+        """An exchange ended at `at`."""
         numbers = (
             *(asked.request, wire.FATES.index(fate), asked.attempts, asked.due_ns),
-            *(seen.sent_ns, asked.connect_ns, asked.held_ns, at),
+            *(heard.sent_ns, asked.connect_ns, asked.held_ns, at),
         )
-        self._ended.append((numbers, detail, seen.reads, seen.raw))
+        self._ended.append((numbers, detail, heard.reads, heard.raw))
         self._counters.finished += 1
 
     def write(self) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import heapq
 import json
 import re
-from array import array
 from collections import deque
 from dataclasses import dataclass, field
 
 from servescope import protocols
 from servescope.client.feed import Feed, Pending, Settings
 from servescope.client.reading import read
+from servescope.client.spool import Heard
 
 _HOLE = re.compile(rb"(?:\xee\x83\xb0|\\ue0f0)(\d+)(?:\xee\x83\xb1|\\ue0f1)")
 """`datasets.answer_to_come` in a body of JSON, as UTF-8 or as an escape."""
@@ -61,11 +61,11 @@ class Turns:
             else:
                 self._lose([turn])
 
-    def ended(self, asked: Pending, fate: str, raw: bytearray, reads: array[int], at: int) -> bool:
+    def ended(self, asked: Pending, fate: str, heard: Heard, at: int) -> bool:
         """A turn ended at `at`; whether its user goes on with the next one of the session."""
         past = self._past.setdefault(asked.session, _Past())
         past.turns, past.ended_ns = asked.turn + 1, at
-        past.well = past.well and self._hear(past, fate, raw, reads)
+        past.well = past.well and self._hear(past, fate, heard)
         waiting = self._waiting.pop(asked.session, None)
         if not waiting:
             return False
@@ -85,11 +85,11 @@ class Turns:
         lost, self._lost = self._lost, []
         return lost
 
-    def _hear(self, past: _Past, fate: str, raw: bytearray, reads: array[int]) -> bool:
+    def _hear(self, past: _Past, fate: str, heard: Heard) -> bool:
         """Keep an answer for the turns to come; False where there is none to keep."""
         if fate not in ("ended", "closed"):
             return False
-        reading = read(self._wire, bytes(raw), reads, closed=fate == "closed")
+        reading = read(self._wire, bytes(heard.raw), heard.reads, closed=fate == "closed")
         said = json.dumps("".join(reading.said))[1:-1]
         past.answers.append(said.encode())
         return reading.whole

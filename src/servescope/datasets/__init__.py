@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 import msgspec
 
-from servescope.errors import BadInput
-from servescope.plugins import main_field, make, split
+from servescope import plugins
 
 if TYPE_CHECKING:
     from servescope.lengths import Lengths
@@ -40,6 +39,13 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
     """The answer must have exactly `output_tokens`: ask the server to ignore its end token."""
     think_s: float | None = None
     """Of a later turn: the pause after the answer before it; None leaves it to the load."""
+
+    @property
+    def prompt_bytes(self) -> bytes:
+        """What identifies the prompt: its text, or its token ids or messages as JSON."""
+        if isinstance(self.prompt, str):
+            return self.prompt.encode()
+        return msgspec.json.encode(self.prompt)
 
 
 class Turn(NamedTuple):
@@ -111,21 +117,6 @@ class Dataset(Protocol):
 
 
 def parse(field: str, text: str) -> Dataset:
-    """The data set that `--data NAME[:settings]` asks for; raises BadInput naming `field`.
-
-    Settings are `key=value` with commas between them. A lone value is the main setting, mostly a
-    path; what holds no `=` belongs to the part before it, so that a path may hold commas.
-    """
-    name, parts = split(field, text)
-    settings: dict[str, str] = {}
-    key = main_field(__name__, name) or ""
-    for named, value in parts:
-        if named in settings:
-            raise BadInput(field, text, f"want {named} only once")
-        key = named or key
-        settings[key] = f"{settings[key]},{value}" if key in settings else value
-    try:
-        found: Dataset = make(field, __name__, name, settings)
-    except BadInput as error:
-        raise BadInput(field, text if error.value == name else error.value, error.want) from None
+    """The data set that `--data NAME[:settings]` asks for; raises BadInput naming `field`."""
+    found: Dataset = plugins.parse(field, __name__, text)
     return found

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from servescope.datasets import Message
-from servescope.datasets._read import Entry, Passes, decode_json, in_order, read_text
+from servescope.datasets._read import (
+    Entry,
+    Passes,
+    csv_header,
+    csv_rows,
+    in_order,
+    json_lines,
+    read_text,
+)
 from servescope.datasets._read import refuse_input_tokens as refuse
 from servescope.errors import BadInput
 from servescope.plugins import one_of
@@ -21,7 +27,6 @@ if TYPE_CHECKING:
     from servescope.datasets import ItemSource, Setting
 
 PROMPT_KEYS = ("prompt", "text", "question", "instruction", "input")
-_LONGEST_CELL = 1 << 30
 
 
 class File(msgspec.Struct, frozen=True, tag="file"):
@@ -44,41 +49,21 @@ class File(msgspec.Struct, frozen=True, tag="file"):
         refuse(setting, "file")
         entries = in_order(list(self._entries()), setting.seed, shuffle=self.shuffle)
         nothing = BadInput("--data", self.path, "want a file with at least one prompt")
-        return Passes(entries, lambda entry: entry, setting, unique=self.unique, nothing=nothing)
+        return Passes(
+            entries, lambda entry: ((entry,), ""), setting, unique=self.unique, nothing=nothing
+        )
 
     def _entries(self) -> Iterator[Entry]:
         text, suffix = read_text(self.path), PurePath(self.path).suffix.lower()
         if suffix in (".jsonl", ".ndjson"):
-            return self._json_lines(text)
+            return (self._entry(*found) for found in json_lines(self.path, text))
         if suffix == ".csv":
-            return self._rows(text)
+            self._key(csv_header(self.path, text), self.path)
+            return (self._entry(*found) for found in csv_rows(self.path, text))
         if suffix == ".json":
             want = "want .jsonl (one JSON object a line), .csv or .txt, or --data sharegpt:FILE"
             raise BadInput("--data", self.path, want)
         return (Entry(prompt=line) for line in text.split("\n") if line.strip())
-
-    def _json_lines(self, text: str) -> Iterator[Entry]:
-        # not splitlines(): a JSON string may hold U+2028 and its like as they are
-        for number, line in enumerate(text.split("\n"), 1):
-            place = f"{self.path}:{number}"
-            if not line.strip():
-                continue
-            record = decode_json(line, place)
-            if not isinstance(record, dict):
-                raise BadInput("--data", place, "want a JSON object on each line")
-            yield self._entry(record, place)
-
-    def _rows(self, text: str) -> Iterator[Entry]:
-        csv.field_size_limit(_LONGEST_CELL)  # the default of 128 KiB is short for a prompt
-        rows = csv.DictReader(io.StringIO(text, newline=""))
-        try:
-            self._key(rows.fieldnames or (), self.path)
-            for row in rows:
-                # cells beyond the header's have the key None
-                named = {key: cell for key, cell in row.items() if key is not None}
-                yield self._entry(named, f"{self.path}:{rows.line_num}")
-        except csv.Error as error:
-            raise BadInput("--data", f"{self.path}:{rows.line_num}", f"want CSV: {error}") from None
 
     def _entry(self, record: dict[str, object], place: str) -> Entry:
         if "messages" in record and self.column is None:

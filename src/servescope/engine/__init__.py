@@ -27,6 +27,9 @@ class Work:
     preemptions: int = 0
     scheduled: bool = False
     """Whether it has ever left the queue."""
+    answer: tuple[int, ...] = ()
+    """Token ids of its answer, where they are known beforehand: they too stay in the prefix cache,
+    for the next turn of a conversation."""
 
 
 @dataclass(slots=True)

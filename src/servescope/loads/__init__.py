@@ -1,7 +1,8 @@
 """Arrival processes, one file each. A struct's tag is the word before the colon in `--load`.
 
 Dropping a file in here is enough: its first field is what a lone value in `--load` means, and an
-open load draws its due times with the two functions for that below.
+open load draws its due times with the functions for that below. A struct that has a method
+`stages() -> list[Load | Later]` instead of `offer` is a word for several stages (`sweep`).
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from servescope.errors import BadInput
 from servescope.plugins import main_field, make, split
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     from numpy.typing import NDArray
 
-    from servescope.load import Limit, Load
+    from servescope.load import Later, Limit, Load
 
 MOST_REQUESTS = 50_000_000
 """Due times are drawn before the run and kept in memory: 400 MB at this many."""
@@ -25,7 +28,7 @@ LONGEST_S = 1e8
 """Three years; int64 nanoseconds hold 292 of them."""
 
 
-def parse(field: str, text: str) -> list[Load]:
+def parse(field: str, text: str) -> list[Load | Later]:
     """The stages that `--load NAME[:part,part,...]` asks for; raises BadInput naming `field`.
 
     A part without `=` is a value of the load's main field, and each makes a stage; `key=value` is
@@ -37,18 +40,19 @@ def parse(field: str, text: str) -> list[Load]:
     main = main_field(__name__, name)
     if main is None or not values:
         needless = dict.fromkeys(values, "")
-        return [_stage(field, text, name, settings | needless)]
+        return _stages(field, text, name, settings | needless)
     if main in settings:
         raise BadInput(field, text, f"want {main} either as {name}:{values[0]} or as {main}=...")
-    return [_stage(field, text, name, {main: value, **settings}) for value in values]
+    made = (_stages(field, text, name, {main: value, **settings}) for value in values)
+    return [stage for stages in made for stage in stages]
 
 
-def _stage(field: str, text: str, name: str, settings: dict[str, str]) -> Load:
+def _stages(field: str, text: str, name: str, settings: dict[str, str]) -> list[Load | Later]:
     try:
-        load: Load = make(field, __name__, name, settings)
+        load = make(field, __name__, name, settings)
     except BadInput as error:
         raise BadInput(field, text if error.value == name else error.value, error.want) from None
-    return load
+    return load.stages() if hasattr(load, "stages") else [load]
 
 
 def demand_rate(rate: float) -> None:
@@ -65,8 +69,7 @@ def most_due(load: Load, limit: Limit, rate: float) -> int:
     by_time = math.inf if limit.duration_s is None else rate * limit.duration_s
     by_count = math.inf if limit.requests is None else limit.requests
     demand_count(load, min(by_time, by_count))
-    if min(by_count / rate, limit.duration_s or math.inf) > LONGEST_S:
-        raise BadInput("--load", load, "want a higher rate: this stage would last for years")
+    demand_end(load, min(by_count / rate, limit.duration_s or math.inf))
     # One to spare: the product may have been rounded down, and `within` cuts exactly.
     return int(min(math.ceil(by_time) + 1, by_count) if math.isfinite(by_time) else by_count)
 
@@ -78,6 +81,37 @@ def demand_count(load: Load, count: float) -> None:
     if count > MOST_REQUESTS:
         want = f"want at most {MOST_REQUESTS} requests in a stage, not {count:.3g}"
         raise BadInput("--load", load, want)
+
+
+def demand_end(load: Load, end_s: float) -> None:
+    """Raise BadInput when the stage would not end for years."""
+    if end_s > LONGEST_S:
+        raise BadInput("--load", load, "want a higher rate: this stage would last for years")
+
+
+def demand_arrivals(arrivals: str) -> None:
+    """Raise ValueError unless `arrivals` is one of the two ways to fill a given rate."""
+    if arrivals not in ("constant", "poisson"):
+        raise ValueError("want arrivals=constant or arrivals=poisson")
+
+
+def cumulated(
+    draw: Callable[[int], NDArray[np.float64]], expected: int, limit: Limit, end: float
+) -> NDArray[np.float64]:
+    """Gaps of mean 1, as `draw` makes so many of them, added up to as many as `limit` wants.
+
+    `expected` are wanted on average; where time ends the stage, they reach to `end`. Whatever the
+    limit, the same generator behind `draw` gives a prefix of the same sums.
+    """
+    import numpy as np  # noqa: PLC0415 - listing the plug-ins must stay quick
+
+    by_count = expected == limit.requests
+    gaps = draw(expected + (0 if by_count else 6 * math.isqrt(expected) + 16))
+    sums = np.cumsum(gaps)
+    while not by_count and sums[-1] < end:
+        gaps = np.concatenate([gaps, draw(len(gaps))])
+        sums = np.cumsum(gaps)
+    return sums
 
 
 def within(due_ns: NDArray[np.floating[Any]], limit: Limit) -> NDArray[np.int64]:

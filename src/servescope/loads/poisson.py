@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from servescope.load import Limit, Open
-from servescope.loads import demand_rate, most_due, within
+from servescope.loads import cumulated, demand_rate, most_due, within
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,13 +27,6 @@ class Poisson(msgspec.Struct, frozen=True, tag="poisson"):
 
     def offer(self, limit: Limit, rng: np.random.Generator) -> Open:
         """Cumulated gaps. Whatever the limit, the same `rng` gives a prefix of the same times."""
-        import numpy as np  # noqa: PLC0415 - listing the plug-ins must stay quick
-
-        expected = most_due(self, limit, self.rate)
-        spare = 0 if expected == limit.requests else 6 * math.isqrt(expected) + 16
-        gaps = rng.standard_exponential(expected + spare)
-        due_ns = np.cumsum(gaps) * 1e9 / self.rate
-        while spare and due_ns[-1] < (limit.duration_s or 0) * 1e9:
-            gaps = np.concatenate([gaps, rng.standard_exponential(spare)])
-            due_ns = np.cumsum(gaps) * 1e9 / self.rate
-        return Open(due_ns=within(due_ns, limit), rate=self.rate)
+        expected, end = most_due(self, limit, self.rate), self.rate * (limit.duration_s or 0)
+        due = cumulated(rng.standard_exponential, expected, limit, end)
+        return Open(due_ns=within(due * 1e9 / self.rate, limit), rate=self.rate)

@@ -41,7 +41,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     max_completion_tokens: bool = False
     """Spell the limit `max_completion_tokens`, as newer OpenAI models require."""
     extra: dict[str, Any] = {}
-    """More fields of the body, sent as they are."""
+    """More parameters, sent as they are in the part of the body that has the engine's."""
 
 
 class Event(msgspec.Struct, kw_only=True):
@@ -118,20 +118,29 @@ class Renderer(Protocol):
 class WireProtocol(msgspec.Struct, frozen=True):
     """Both halves of one wire format. What holds for most formats stands here as a default."""
 
-    optional: ClassVar[tuple[str, ...]] = ()
-    """Fields of Ask that a server may refuse, the first to be given up first."""
     takes_ids: ClassVar[bool] = False
     """Whether a prompt may be token ids."""
     echoes_prompt: ClassVar[bool] = False
     """Whether an answer's text begins with the prompt's."""
-    headers: ClassVar[dict[str, str]] = {}
-    """Headers that a request of this protocol has beyond the usual ones."""
-    key_header: ClassVar[str] = "Authorization"
-    """The header that carries an API key: there as `Bearer KEY`, in any other as it is."""
     refused_with: ClassVar[int] = 400
     """Server half: the status of a request that asks what cannot be."""
     busy_with: ClassVar[int] = 503
     """Server half: the status of a request that is turned away because of overload."""
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """Fields of Ask that a server may refuse, the first to be given up first."""
+        return ()
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers that a request of this protocol has beyond the usual ones."""
+        return {}
+
+    @property
+    def key_header(self) -> str:
+        """The header that carries an API key: there as `Bearer KEY`, in any other as it is."""
+        return "Authorization"
 
     @property
     def event_mark(self) -> bytes:

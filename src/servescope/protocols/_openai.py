@@ -7,12 +7,10 @@ from typing import Any
 import msgspec
 
 from servescope.datasets import Message
-from servescope.protocols import Ask, Event, ProtocolFault, Reply
-from servescope.protocols.sse import EventStream
+from servescope.protocols import Ask, Event, Reply
+from servescope.protocols._events import DONE, error_words, limit_of
 
 _BAD_FINISH = ("error", "abort")
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises for what is no JSON, no UTF-8, of the wrong shape or nested too deep."""
 
 
 class Details(msgspec.Struct):
@@ -62,6 +60,7 @@ class ChunkBase(msgspec.Struct):
     error: Any = None
     object: str | None = None
     message: Any = None
+    detail: Any = None
 
 
 def common_event(chunk: ChunkBase) -> Event:
@@ -78,10 +77,12 @@ def common_event(chunk: ChunkBase) -> Event:
             event.reasoning_tokens = usage.completion_tokens_details.reasoning_tokens
     if chunk.timings is not None or chunk.metrics is not None:
         event.server_s = _server_times(chunk.timings, chunk.metrics)
-    if chunk.error is not None:
-        event.error = error_words(chunk.error)
-    elif chunk.object == "error":  # SGLang's flat form
-        event.error = str(chunk.message or "error")
+    error = chunk.error
+    if error is None and not getattr(chunk, "choices", None):
+        # SGLang's flat form, FastAPI's, and what `event: error` brings
+        error = chunk.message or chunk.detail or ("error" if chunk.object == "error" else None)
+    if error is not None:
+        event.error = error_words(error)
     return event
 
 
@@ -96,14 +97,6 @@ def _server_times(timings: Timings | None, metrics: Metrics | None) -> dict[str,
             "queue_s": metrics.queue_time_ms,
         }
     return {name: ms / 1e3 for name, ms in times.items() if ms is not None}
-
-
-def error_words(error: Any) -> str:  # noqa: ANN401 (whatever JSON the server sent)
-    """The server's own words in an error object."""
-    if isinstance(error, dict):
-        message = error.get("message") or error.get("detail")
-        return str(message) if message else msgspec.json.encode(error).decode()
-    return str(error)
 
 
 def finish(event: Event, reason: str | None) -> None:
@@ -154,28 +147,19 @@ class RequestBase(msgspec.Struct, kw_only=True):
     min_tokens: int | None = None
 
 
-def parse_request(body: bytes, decoder: msgspec.json.Decoder[Any]) -> Any:  # noqa: ANN401
-    """The typed request; raises ProtocolFault in the words that a client should read."""
-    try:
-        return decoder.decode(body)
-    except _UNREADABLE as error:
-        raise ProtocolFault("http_4xx", str(error)) from None
-
-
 def ask_of(request: RequestBase, prompt: str | tuple[int, ...] | tuple[Message, ...]) -> Ask:
     """What a parsed request asks. The limit is 16 tokens where none is stated, as upstream."""
     stated = (request.max_completion_tokens, request.max_tokens)
-    limit = next((number for number in stated if number is not None), 16)
-    if limit < 1:
-        raise ProtocolFault("http_4xx", f"max_tokens must be at least 1, got {limit}.")
+    limit = next((number for number in stated if number is not None), None)
+    tokens = limit_of("max_tokens", limit, 16)
     stream = request.stream_options or StreamOptions()
     return Ask(
         prompt=prompt,
         model=request.model or "",
-        output_tokens=limit,
+        output_tokens=tokens,
         stream=bool(request.stream),
         ignore_eos=bool(request.ignore_eos),
-        min_tokens=bool(request.min_tokens and request.min_tokens >= limit),
+        min_tokens=bool(request.min_tokens and request.min_tokens >= tokens),
         usage=bool(stream.include_usage),
         usage_each=bool(stream.include_usage and stream.continuous_usage_stats),
         max_completion_tokens=request.max_completion_tokens is not None,
@@ -194,19 +178,11 @@ def usage_json(reply: Reply, output_tokens: int) -> dict[str, Any]:
     return usage
 
 
-def event_bytes(content: object) -> bytes:
-    """One server-sent event."""
-    return b"data: " + msgspec.json.encode(content) + b"\n\n"
-
-
 def whole_json(reply: Reply, kind: str, choice: dict[str, Any], output_tokens: int) -> bytes:
     """An answer in one piece."""
     head = {"id": reply.id, "object": kind, "created": reply.created, "model": reply.model}
     usage = usage_json(reply, output_tokens)
     return msgspec.json.encode(head | {"choices": [choice], "usage": usage})
-
-
-DONE = b"data: [DONE]\n\n"
 
 
 class OpenAIRenderer:
@@ -262,33 +238,3 @@ def error_json(status: int, message: str) -> bytes:
     kind = kinds.get(status, "InternalServerError")
     error = {"message": message, "type": kind, "param": None, "code": status}
     return msgspec.json.encode({"error": error})
-
-
-class OpenAIDecoder:
-    """Events of one stream; `decode` turns the JSON of one event into its meaning."""
-
-    def __init__(self, decode: Any) -> None:  # noqa: ANN401 (Callable[[bytes], Event])
-        self._stream = EventStream()
-        self._decode = decode
-
-    def feed(self, data: bytes) -> list[Event]:
-        """Events completed by `data`. Raises ProtocolFault."""
-        return [self._event(e) for e in self._stream.feed(data)]
-
-    def close(self) -> list[Event]:
-        """Events completed by the end of the body. Raises ProtocolFault."""
-        return [self._event(e) for e in self._stream.close()]
-
-    def _event(self, data: bytes) -> Event:
-        if data.strip() == b"[DONE]":
-            return Event(end=True)
-        return decode_json(self._decode, data)
-
-
-def decode_json(decode: Any, data: bytes) -> Event:  # noqa: ANN401 (Callable[[bytes], Event])
-    """One event; malformed JSON or UTF-8 is a ProtocolFault that shows the bytes."""
-    try:
-        event: Event = decode(data)
-    except _UNREADABLE as error:
-        raise ProtocolFault("protocol", f"{error}: {data[:120]!r}") from None
-    return event

@@ -27,9 +27,15 @@ class Head(msgspec.Struct, frozen=True):
     http10: bool
 
     @property
+    def transfer_codings(self) -> list[str]:
+        """What was done to the body for its transfer, in this order."""
+        codings = self.headers.get("transfer-encoding", "").lower().split(",")
+        return [coding.strip() for coding in codings if coding.strip() not in ("", "identity")]
+
+    @property
     def chunked(self) -> bool:
         """Whether the body ends with a zero chunk."""
-        return "chunked" in self.headers.get("transfer-encoding", "").lower()
+        return self.transfer_codings[-1:] == ["chunked"]
 
     @property
     def length(self) -> int | None:
@@ -55,34 +61,48 @@ def parse_head(data: bytes | bytearray) -> Head | None:
     """
     start = 0
     while True:
-        end = data.find(b"\r\n\r\n", start)
+        if len(data) - start >= 5 and not data.startswith(b"HTTP/", start, start + 5):
+            raise ProtocolFault("protocol", f"not HTTP: {bytes(data[start : start + 80])!r}")
+        end, body = _end_of_head(data, start)
         if (len(data) if end < 0 else end) - start > MAX_HEAD_BYTES:
             raise ProtocolFault("too_large", f"response head above {MAX_HEAD_BYTES:,} bytes")
         if end < 0:
-            if len(data) >= 5 and not data.startswith(b"HTTP/", 0, 5):
-                raise ProtocolFault("protocol", f"not HTTP: {bytes(data[:80])!r}")
             return None
-        head = _head(bytes(data[start:end]), end + 4)
+        head = _head(bytes(data[start:end]), body)
         if head.status >= 200 or head.status == 101:
             return head
-        start = end + 4
+        start = body
+
+
+def _end_of_head(data: bytes | bytearray, start: int) -> tuple[int, int]:
+    """Where the last line of a head ends, -1 while it has not, and where the body begins.
+
+    Lines may end with LF alone (RFC 9112, section 2.2).
+    """
+    crlf = data.find(b"\n\r\n", start)
+    lf = data.find(b"\n\n", start, len(data) if crlf < 0 else crlf)
+    return (crlf, crlf + 3) if lf < 0 else (lf, lf + 2)
 
 
 def _head(text: bytes, size: int) -> Head:
-    first, *lines = text.split(b"\r\n")
+    first, *lines = (line.removesuffix(b"\r") for line in text.split(b"\n"))
     version, _, rest = first.partition(b" ")
     code = rest[:3]
     if version not in (b"HTTP/1.1", b"HTTP/1.0") or not code.isdigit() or rest[3:4].strip():
         raise ProtocolFault("protocol", f"bad status line: {first[:80]!r}")
     headers: dict[str, str] = {}
+    key = ""
     for line in lines:
         if len(line) > MAX_LINE_BYTES:
             raise ProtocolFault("too_large", f"header line above {MAX_LINE_BYTES:,} bytes")
-        name, colon, value = line.decode("latin-1").partition(":")
-        if not colon:
+        text_line = line.decode("latin-1")
+        if key and text_line[:1] in " \t":  # folded, as RFC 9112 lets a client undo (5.2)
+            headers[key] = f"{headers[key]} {text_line.strip()}".strip()
+            continue
+        name, colon, value = text_line.partition(":")
+        key, value = name.strip().lower(), value.strip()
+        if not colon or not key:
             raise ProtocolFault("protocol", f"bad header line: {line[:80]!r}")
-        key = name.strip().lower()
-        value = value.strip()
         headers[key] = f"{headers[key]}, {value}" if key in headers else value
     length = headers.get("content-length", "0")
     if not (length.isascii() and length.isdigit() and len(length) < 19):
@@ -97,6 +117,9 @@ class BodyReader:
         self.ended = head.length == 0
         self._left = head.length
         self._unframe = Chunks() if head.chunked else None
+        if other := [coding for coding in head.transfer_codings if coding != "chunked"]:
+            message = f"transfer coding {other[0][:40]!r} was not asked for"
+            raise ProtocolFault("protocol", message)
         coding = head.headers.get("content-encoding", "identity").lower().strip()
         if coding not in ("identity", "", "gzip", "x-gzip", "deflate"):
             raise ProtocolFault("protocol", f"content-encoding {coding[:40]!r} was not asked for")

@@ -21,6 +21,7 @@ from servescope.protocols import (
     Reply,
     StreamDecoder,
     WireProtocol,
+    _events,
     _openai,
     messages_of,
 )
@@ -86,15 +87,15 @@ class OpenAIChat(WireProtocol, frozen=True, tag="openai-chat"):
 
     def decoder(self) -> StreamDecoder:
         """A fresh decoder for one stream."""
-        return _openai.OpenAIDecoder(_decode)
+        return _events.EventDecoder(_decode)
 
     def decode_whole(self, body: bytes) -> Event:
         """An answer that was not streamed."""
-        return _openai.decode_json(_decode, body)
+        return _events.decode_json(_decode, body)
 
     def parse(self, body: bytes, path: str) -> Ask:  # noqa: ARG002
         """What a request asks."""
-        request = _openai.parse_request(body, _REQUEST)
+        request = _events.parse_request(body, _REQUEST)
         if not request.messages:
             raise ProtocolFault("http_4xx", "messages must not be empty")
         return _openai.ask_of(request, tuple(map(_plain, request.messages)))

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from servescope.datasets import Message
 from servescope.protocols import (
     Ask,
     Event,
@@ -19,8 +18,8 @@ from servescope.protocols import (
     Reply,
     StreamDecoder,
     WireProtocol,
+    _events,
     _openai,
-    plain_text,
 )
 
 
@@ -53,22 +52,20 @@ class OpenAICompletions(WireProtocol, frozen=True, tag="openai-completions"):
 
     def encode(self, ask: Ask) -> bytes:
         """Body of the request; messages are joined as plain paragraphs."""
-        prompt: Any = ask.prompt
-        if isinstance(prompt, tuple) and prompt and isinstance(prompt[0], Message):
-            prompt = plain_text(prompt)
+        prompt = _events.text_or_ids(ask.prompt)
         return msgspec.json.encode(_openai.options(ask) | {"prompt": prompt})
 
     def decoder(self) -> StreamDecoder:
         """A fresh decoder for one stream."""
-        return _openai.OpenAIDecoder(_decode)
+        return _events.EventDecoder(_decode)
 
     def decode_whole(self, body: bytes) -> Event:
         """An answer that was not streamed."""
-        return _openai.decode_json(_decode, body)
+        return _events.decode_json(_decode, body)
 
     def parse(self, body: bytes, path: str) -> Ask:  # noqa: ARG002
         """What a request asks."""
-        request = _openai.parse_request(body, _REQUEST)
+        request = _events.parse_request(body, _REQUEST)
         return _openai.ask_of(request, _only_prompt(request.prompt))
 
     def renderer(self, ask: Ask, reply: Reply) -> Renderer:

@@ -45,7 +45,7 @@ class Progress:
             f"{endpoint.protocol}, token counts: {endpoint.usage}"
         )
         self._line(
-            f"load {loads}; each up to {' or '.join(limits)}; prompts of {exact} length "
+            f"load {loads}; each up to {' or '.join(limits) or 'its end'}; prompts of {exact} length "
             f"({ruler.source}); seed {plan.seed}"
         )
         if endpoint.refused:

@@ -1,0 +1,116 @@
+"""Prompts as long as those that a real service got, sharing prefixes where those did."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from servescope.datasets import Item, Turn
+from servescope.datasets._read import refuse_input_tokens as refuse
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from servescope.datasets import ItemSource, Setting
+    from servescope.traces import Trace
+
+
+class FromTrace(msgspec.Struct, frozen=True, tag="trace"):
+    """Prompts and answers as long as those in a trace, in its order, again and again."""
+
+    path: str
+    block: int = 512
+    """Tokens that each of a row's hash ids stands for."""
+
+    def __post_init__(self) -> None:
+        if self.block < 1:
+            raise ValueError("want block to be 1 token or more")
+
+    def items(self, setting: Setting) -> ItemSource:
+        """Item i is row i, and after the last row comes the first, with another text.
+
+        Raises BadInput naming `--data` when the file is no trace.
+        """
+        from servescope.traces import read  # noqa: PLC0415 - listing the plug-ins must stay quick
+
+        refuse(setting, "trace")
+        return Replay(read("--data", self.path), self.block, setting)
+
+
+class Replay:
+    """The rows of a trace as items."""
+
+    def __init__(self, trace: Trace, block: int, setting: Setting) -> None:
+        self.alone = trace.session is None
+        self._trace, self._block, self._setting = trace, block, setting
+        self._turns = None if trace.session is None else _turns(trace.session)
+        # of a prompt's parts only the first pays for what the target adds
+        self._inside = replace(setting.ruler, overhead=0)
+
+    def __call__(self, i: int) -> Item:
+        """Row i, counted round and round."""
+        from servescope.lengths import at  # noqa: PLC0415 - listing must stay quick
+
+        setting, row = self._setting, i % len(self._trace)
+        tokens = max(setting.ruler.least, int(self._trace.input_tokens[row]))
+        output_tokens = int(self._trace.output_tokens[row])
+        if setting.output_tokens is not None:
+            output_tokens = at(setting.output_tokens, setting.seed, "output", i)
+        return Item(
+            prompt=" ".join(self._text(part, *key) for part, key in self._parts(i, tokens)),
+            input_tokens=tokens,
+            output_tokens=output_tokens,
+            pinned=True,
+        )
+
+    @property
+    def notes(self) -> list[str]:
+        """What of the file is not asked."""
+        left = self._trace.left_out
+        return [f"{left:,} rows of the trace without tokens were left out"] if left else []
+
+    def turn(self, i: int) -> Turn:
+        """Rows of one session belong together; not with those of the next time round."""
+        again, row = divmod(i, len(self._trace))
+        if self._trace.session is None or self._turns is None:
+            return Turn(i)
+        session = int(self._trace.session[row])
+        return Turn(again * len(self._trace) + session, self._turns[row])
+
+    def _parts(self, i: int, tokens: int) -> list[tuple[int, tuple[str, int]]]:
+        """Tokens of each part of a prompt, and what it is the text of: a block, or this item."""
+        again, row = divmod(i, len(self._trace))
+        hash_ids = self._trace.hash_ids[row] if self._trace.hash_ids else None
+        least = self._inside.least
+        parts, done = [], self._setting.ruler.overhead
+        for k, hash_id in enumerate([] if hash_ids is None else hash_ids.tolist()):
+            end = min(tokens, (k + 1) * self._block)
+            if end - done >= least:
+                parts.append((end - done, (f"block {again}", hash_id)))
+                done = end
+        if tokens - done >= least or not parts:
+            parts.append((tokens - done, ("prompt", i)))
+        elif tokens > done:  # too little for a word
+            length, key = parts.pop()
+            parts.append((length + tokens - done, key))
+        return parts
+
+    def _text(self, tokens: int, purpose: str, index: int) -> str:
+        from servescope.seeds import generator  # noqa: PLC0415 - listing must stay quick
+        from servescope.text import prose_of_exactly  # noqa: PLC0415
+
+        rng = generator(self._setting.seed, purpose, index)
+        return prose_of_exactly(self._inside, tokens, rng)
+
+
+def _turns(session: NDArray[np.int64]) -> list[int]:
+    """Which turn of its session each row is, from 0."""
+    seen: dict[int, int] = {}
+    turns = []
+    for first in session.tolist():
+        turns.append(seen.get(first, 0))
+        seen[first] = turns[-1] + 1
+    return turns

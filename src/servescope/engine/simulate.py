@@ -1,0 +1,195 @@
+"""A load against a simulated engine in virtual time: the records of a run without a server.
+
+Time goes from the end of one step to the end of the next, or to the next arrival where the engine
+is idle. What arrives during a step waits for its end; what arrives just then joins the next batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice, pairwise
+
+from servescope.deal import Deal, Dealt
+from servescope.engine import Work
+from servescope.engine.arrivals import NEVER, Arrival, Arrivals
+from servescope.engine.scheduler import Engine
+from servescope.engine.tokenizer import prompt_tokens, voice, voice_ids
+from servescope.records import CANCELLED, Record
+
+BUSY = (
+    "The engine is currently busy and cannot accept new requests. "
+    "Please try again later or on a different instance."
+)
+
+
+def simulate(
+    engine: Engine,
+    deal: Deal,
+    *,
+    first: int = 0,
+    stage: int = 0,
+    start_ns: int = 0,
+    cap: int | None = None,
+    keep_text: bool = False,
+) -> Iterator[Record]:
+    """The records of one stage, as they end, no faster than they are taken.
+
+    `first` is the index of its first request over the run and `start_ns` when it begins; an engine
+    that served an earlier stage keeps its prefix cache. At most `cap` requests of an open load are
+    in flight at once. A request that the engine does not take fails like one that a server refuses.
+    """
+    return _Stage(
+        engine=engine,
+        arrivals=Arrivals(deal, round(engine.config.turnaround_s * 1e9)),
+        first=first,
+        number=stage,
+        start_ns=start_ns,
+        cap=cap or NEVER,
+        end_ns=NEVER if deal.limit.duration_s is None else round(deal.limit.duration_s * 1e9),
+        keep_text=keep_text,
+    ).run()
+
+
+@dataclass(kw_only=True)
+class _Stage:
+    """One stage. Times are ns since its start until they enter a record."""
+
+    engine: Engine
+    arrivals: Arrivals
+    first: int
+    number: int
+    start_ns: int
+    cap: int
+    end_ns: int
+    """No request starts then or later."""
+    keep_text: bool
+    busy: int = field(default=0, init=False)
+    slot_freed_ns: int = field(default=0, init=False)
+    """When a request last ended while as many were in flight as may be."""
+
+    def run(self) -> Iterator[Record]:
+        """Let time go by."""
+        now = 0
+        while self.busy or now < self.end_ns:
+            yield from self._start_all(now)
+            step = self.engine.step()
+            if step is None:
+                now = self.arrivals.next_ns()
+                continue
+            now += max(1, round(step.duration_s * 1e9))
+            yield from self._start_all(now - 1)  # in its course, none of its requests has ended
+            for work in step.made:
+                work.owner.token_ns.append(now)
+            for work in step.finished:
+                yield self._answered(work, now)
+                yield from self._lost(now)
+        for dealt in self.arrivals.rest():
+            why = "not sent: the cap on concurrency was reached to the end"
+            yield self._cancelled(dealt, dealt.due_ns, why)
+
+    def _start_all(self, now: int) -> Iterator[Record]:
+        """Start what is due, as far as the cap allows; yields what the engine does not take."""
+        while self.arrivals.next_ns() <= now and (self.busy < self.cap or not self.arrivals.open):
+            sent_ns = max(self.arrivals.next_ns(), self.slot_freed_ns)
+            if sent_ns >= self.end_ns:
+                return
+            asked = self.arrivals.take()
+            asked.sent_ns = sent_ns
+            self.busy += 1
+            refused = self._submit(asked)
+            if refused is not None:
+                yield refused
+                yield from self._lost(sent_ns)
+
+    def _submit(self, asked: Arrival) -> Record | None:
+        """Hand a request to the engine; returns its record if it is over with that."""
+        ids, tokens = prompt_tokens(asked.prompt), asked.item.output_tokens
+        work = Work(ids, tokens, asked, answer=voice_ids(self._index(asked.dealt), tokens))
+        try:
+            if self.engine.submit(work):
+                return None
+        except ValueError as error:
+            return self._refused(asked, "http_4xx", 400, str(error))
+        return self._refused(asked, "http_5xx", 503, BUSY)
+
+    def _answered(self, work: Work, now: int) -> Record:
+        asked: Arrival = work.owner
+        record = self._record(asked, now)
+        at = [self.start_ns + ns for ns in asked.token_ns]
+        answer = "".join(islice(voice(record.request), work.made))
+        record.first_byte_ns = record.first_output_ns = at[0]
+        record.chunk_ns = [at[0], *(b - a for a, b in pairwise(at))]
+        record.chunk_tokens = 1
+        record.input_tokens, record.output_tokens = len(work.prompt), work.made
+        if self.engine.config.prefix_cache:
+            record.cached_tokens = work.cached_tokens
+        record.count_source, record.finish_reason = "server", "length"
+        record.answer_sha256, record.answer_bytes = _digest(answer.encode())
+        record.answer = answer if self.keep_text else None
+        self._over(asked, now, answer)
+        return record
+
+    def _refused(self, asked: Arrival, kind: str, status: int, why: str) -> Record:
+        at_ns = asked.sent_ns
+        record = self._record(asked, at_ns)
+        record.first_byte_ns = record.end_ns
+        record.outcome, record.reason = f"failed:{kind}", f"HTTP {status}; {why}"
+        record.status = status
+        self._over(asked, at_ns, None)
+        return record
+
+    def _over(self, asked: Arrival, at_ns: int, answer: str | None) -> None:
+        if self.busy == self.cap and self.arrivals.open:
+            self.slot_freed_ns = at_ns
+        self.busy -= 1
+        self.arrivals.over(asked, at_ns, answer)
+
+    def _lost(self, at_ns: int) -> Iterator[Record]:
+        """Later turns of sessions that failed; after the end, none was to be sent anyway."""
+        lost, self.arrivals.lost = self.arrivals.lost, []
+        if at_ns < self.end_ns:
+            for dealt in lost:
+                yield self._cancelled(dealt, at_ns, "the turn before it did not end well")
+
+    def _record(self, asked: Arrival, end_ns: int) -> Record:
+        """What all records have that were sent."""
+        item, turn = asked.item, asked.dealt.turn
+        prompt = item.prompt_bytes
+        record = Record(
+            request=self._index(asked.dealt),
+            stage=self.number,
+            session=None if turn is None else turn.session,
+            turn=0 if turn is None else turn.number,
+            due_ns=self.start_ns + asked.due_ns,
+            sent_ns=self.start_ns + asked.sent_ns,
+            held_ns=asked.sent_ns - asked.due_ns,
+            end_ns=self.start_ns + end_ns,
+            asked_input_tokens=item.input_tokens,
+            asked_output_tokens=item.output_tokens,
+            pinned=item.pinned,
+            status=200,
+            prompt=prompt.decode() if self.keep_text else None,
+        )
+        record.prompt_sha256, record.prompt_bytes = _digest(prompt)
+        return record
+
+    def _cancelled(self, dealt: Dealt, due_ns: int, why: str) -> Record:
+        turn = dealt.turn
+        return Record(
+            request=self._index(dealt),
+            stage=self.number,
+            session=None if turn is None else turn.session,
+            turn=0 if turn is None else turn.number,
+            due_ns=self.start_ns + due_ns,
+            outcome=CANCELLED,
+            reason=why,
+        )
+
+    def _index(self, dealt: Dealt) -> int:
+        return self.first + dealt.k
+
+
+def _digest(data: bytes) -> tuple[str, int]:
+    return hashlib.sha256(data).hexdigest()[:16], len(data)

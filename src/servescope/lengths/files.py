@@ -1,0 +1,67 @@
+"""Lengths as they were: rows of a file, drawn with replacement."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from servescope.traces import Rows
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Empirical(msgspec.Struct, frozen=True):
+    """The lengths in a file, each equally often."""
+
+    path: str
+    column: str | None
+    rows: Rows
+
+    def __str__(self) -> str:
+        return f"empirical:{self.path}" + (f",column={self.column}" if self.column else "")
+
+    def draw(self, rng: np.random.Generator, n: int) -> NDArray[np.int64]:
+        """`n` lengths, shape (n,)."""
+        drawn: NDArray[np.int64] = rng.choice(self.rows.tokens, n)
+        return drawn
+
+    def smallest(self) -> int:
+        """The least length that can come."""
+        return int(self.rows.tokens.min())
+
+    def largest(self) -> int | None:
+        """The greatest length that can come."""
+        return int(self.rows.tokens.max())
+
+
+class Pairs(msgspec.Struct, frozen=True):
+    """Input or output lengths from the rows of a file.
+
+    Drawn with the same numbers, the input and the output come from the same row.
+    """
+
+    path: str
+    rows: Rows
+    output: bool = False
+
+    def __str__(self) -> str:
+        return f"pairs:{self.path}"
+
+    def draw(self, rng: np.random.Generator, n: int) -> NDArray[np.int64]:
+        """`n` lengths, shape (n,)."""
+        drawn: NDArray[np.int64] = rng.choice(self._tokens(), n)
+        return drawn
+
+    def smallest(self) -> int:
+        """The least length that can come."""
+        return int(self._tokens().min())
+
+    def largest(self) -> int | None:
+        """The greatest length that can come."""
+        return int(self._tokens().max())
+
+    def _tokens(self) -> NDArray[np.int64]:
+        return self.rows.tokens[:, int(self.output)]

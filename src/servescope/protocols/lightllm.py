@@ -1,0 +1,190 @@
+"""LightLLM, `POST /generate_stream` and `POST /generate`, from 2023 to today.
+
+Since 2024 an event tells its counts and whether the answer is `finished`. The events of 2023 told
+neither: then the end of the body is the end of the answer. No `[DONE]` in any version.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import msgspec
+from msgspec import UNSET
+
+from servescope.protocols import (
+    Ask,
+    Event,
+    ProtocolFault,
+    Renderer,
+    Reply,
+    StreamDecoder,
+    WireProtocol,
+    _events,
+    plain_text,
+)
+
+
+class _Token(msgspec.Struct):
+    text: str = ""
+    count_output_tokens: int | None = None
+    prompt_tokens: int | None = None
+
+
+class _Error(msgspec.Struct):
+    error: Any = None
+    message: Any = None
+
+
+class _Chunk(_Error):
+    token: _Token | None = None
+    finished: bool | None = None
+    finish_reason: str | None = None
+
+
+class _Whole(_Error):
+    generated_text: list[str] | str | None = None
+    count_output_tokens: int | None = None
+    prompt_tokens: int | None = None
+    finish_reason: str | None = None
+
+
+class _Parameters(msgspec.Struct):
+    max_new_tokens: int | None = None
+    ignore_eos: bool | None = None
+    details: Any = UNSET
+    decoder_input_details: Any = UNSET
+
+
+class _Request(msgspec.Struct):
+    inputs: str
+    parameters: _Parameters | None = None
+
+
+_CHUNK = msgspec.json.Decoder(_Chunk)
+_WHOLE = msgspec.json.Decoder(_Whole)
+_REQUEST = msgspec.json.Decoder(_Request)
+
+
+class LightLLM(WireProtocol, frozen=True, tag="lightllm"):
+    """LightLLM's own routes."""
+
+    optional: ClassVar[tuple[str, ...]] = ("ignore_eos",)
+    refused_with: ClassVar[int] = 417
+
+    def path(self, *, stream: bool) -> str:
+        """One for each."""
+        return "/generate_stream" if stream else "/generate"
+
+    def encode(self, ask: Ask) -> bytes:
+        """Body of the request; `extra` goes into `parameters`."""
+        parameters = {"max_new_tokens": ask.output_tokens, "ignore_eos": ask.ignore_eos} | ask.extra
+        return msgspec.json.encode({"inputs": plain_text(ask.prompt), "parameters": parameters})
+
+    def decoder(self) -> StreamDecoder:
+        """A fresh decoder for one stream."""
+        return _Decoder()
+
+    def decode_whole(self, body: bytes) -> Event:
+        """An answer that was not streamed."""
+        return _events.decode_json(_whole, body)
+
+    def parse(self, body: bytes, path: str) -> Ask:
+        """What a request asks; one for details is TGI's."""
+        request = _events.parse_request(body, _REQUEST)
+        parameters = request.parameters or _Parameters()
+        for name in ("details", "decoder_input_details"):
+            if getattr(parameters, name) is not UNSET:
+                words = f"parameters has {name}, which LightLLM does not know"
+                raise ProtocolFault("http_4xx", words)
+        return Ask(
+            prompt=_events.prompt_of("inputs", request.inputs),
+            output_tokens=_events.limit_of("max_new_tokens", parameters.max_new_tokens, 16),
+            stream=path.endswith("_stream"),
+            ignore_eos=bool(parameters.ignore_eos),
+        )
+
+    def renderer(self, ask: Ask, reply: Reply) -> Renderer:
+        """Events of one stream, as today's versions send them."""
+        del ask
+        return _Renderer(reply)
+
+    def render_whole(
+        self, ask: Ask, reply: Reply, text: str, output_tokens: int, finish_reason: str
+    ) -> bytes:
+        """An answer in one piece."""
+        del ask
+        answer = {"generated_text": [text], "count_output_tokens": output_tokens}
+        more = {"finish_reason": finish_reason, "prompt_tokens": reply.input_tokens}
+        return msgspec.json.encode(answer | more)
+
+    def render_error(self, status: int, message: str) -> bytes:
+        """An error body, the same for each status."""
+        del status
+        return _error_json(message)
+
+
+class _Decoder(_events.EventDecoder):
+    """Events of one stream, whose end may be that of the body."""
+
+    def __init__(self) -> None:
+        super().__init__(self._chunk)
+        self._ends_with_body = False
+
+    def close(self) -> list[Event]:
+        """Events completed by the end of the body. Raises ProtocolFault."""
+        events = super().close()
+        return [*events, Event(end=True)] if self._ends_with_body else events
+
+    def _chunk(self, data: bytes) -> Event:
+        chunk = _CHUNK.decode(data)
+        event = _error_event(chunk)
+        event.end = bool(chunk.finished)
+        event.finish_reason = chunk.finish_reason or None
+        if chunk.token is not None:
+            event.text = chunk.token.text
+            event.output_tokens = chunk.token.count_output_tokens
+            event.input_tokens = chunk.token.prompt_tokens
+            self._ends_with_body = chunk.finished is None
+        return event
+
+
+def _whole(data: bytes) -> Event:
+    answer = _WHOLE.decode(data)
+    event = _error_event(answer)
+    text = answer.generated_text
+    event.text = "".join(text[:1]) if isinstance(text, list) else text or ""
+    event.output_tokens, event.input_tokens = answer.count_output_tokens, answer.prompt_tokens
+    event.finish_reason = answer.finish_reason or None
+    return event
+
+
+def _error_event(answer: _Error) -> Event:
+    error = answer.message if answer.error is None else answer.error
+    return Event() if error is None else Event(error=_events.error_words(error))
+
+
+def _error_json(message: str) -> bytes:
+    return msgspec.json.encode({"message": message})
+
+
+class _Renderer(_events.BareRenderer):
+    """Events of one stream."""
+
+    def __init__(self, reply: Reply) -> None:
+        self._prompt = (
+            b',"prompt_tokens":%d},"generated_text":null,"finished":' % reply.input_tokens
+        )
+
+    def chunk(self, text: str, output_tokens: int, finish_reason: str | None) -> bytes:
+        """New text."""
+        reason = b'false,"finish_reason":null'
+        if finish_reason is not None:
+            reason = b'true,"finish_reason":"%b"' % finish_reason.encode()
+        return (
+            b'data:{"token":{"id":%d,"text":%b,"logprob":-0.5,"special":false,'
+            b'"count_output_tokens":%d%b%b,"details":null}\n\n'
+        ) % (output_tokens, msgspec.json.encode(text), output_tokens, self._prompt, reason)
+
+    def error(self, status: int, message: str) -> bytes:  # noqa: ARG002
+        """An error in a stream that began with 200; nothing follows it."""
+        return b"data:%b\n\n" % _error_json(message)

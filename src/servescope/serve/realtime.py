@@ -1,0 +1,74 @@
+"""The engine in real time: a step that begins at T is over at T + its duration.
+
+Each step begins where the one before it ended, not where a busy loop got round to it, so that
+lateness does not add up. Times are nanoseconds of CLOCK_MONOTONIC.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from servescope.client.clock import Timer
+from servescope.engine import Step, Work
+from servescope.engine.scheduler import Engine
+
+MOST_BEHIND_NS = 100_000_000
+"""What a stall takes is caught up as far as this; what is beyond it is lost, and counted."""
+
+
+class RealTime:
+    """Runs an engine's steps on the current loop; `on_step(step, begin_ns, end_ns)` at their ends.
+
+    A step is decided after what clients had sent by the end of the one before it has been read.
+    """
+
+    def __init__(self, engine: Engine, on_step: Callable[[Step, int, int], None]) -> None:
+        self.engine = engine
+        self.lost_ns = 0
+        self.sequences = 0
+        """Requests in the batch that is being computed."""
+        self._on_step = on_step
+        self._step: Step | None = None
+        self._awake = False
+        self._begin_ns = self._end_ns = 0
+        self._timer = Timer()
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._timer.fd, self._over)
+
+    def submit(self, work: Work) -> bool:
+        """Queue a request; False where the queue is full. Raises ValueError if it never fits."""
+        taken = self.engine.submit(work)
+        if taken and not self._awake:
+            self._awake = True
+            self._decide_soon()
+        return taken
+
+    def _decide_soon(self) -> None:
+        # The first turn of the loop reads what the sockets have; the second one decides.
+        self._loop.call_soon(self._loop.call_soon, self._decide)
+
+    def _decide(self) -> None:
+        step = self._step = self.engine.step()
+        if step is None:
+            self._awake, self._end_ns, self.sequences = False, 0, 0
+            return
+        now = time.monotonic_ns()
+        begin = self._end_ns or now
+        behind = now - begin - MOST_BEHIND_NS
+        if behind > 0:
+            self.lost_ns += behind
+            begin += behind
+        self.sequences = step.sequences
+        self._begin_ns, self._end_ns = begin, begin + round(step.duration_s * 1e9)
+        self._timer.set(self._end_ns)
+
+    def _over(self) -> None:
+        self._timer.clear()
+        step, self._step = self._step, None
+        if step is not None:
+            try:
+                self._on_step(step, self._begin_ns, self._end_ns)
+            finally:  # a fault of ours in one answer is a traceback, not the end of all others
+                self._decide_soon()
