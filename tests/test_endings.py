@@ -2,15 +2,18 @@
 
 import json
 import os
+import resource
 import signal
 import socket
 import time
 
 import pytest
 
+from servescope import store
 from servescope.client.feed import Settings
 from servescope.client.wire import Request
 from servescope.client.workers import Workers
+from servescope.errors import BadInput
 from servescope.serve.answers import (
     GAP_S,
     Piece,
@@ -241,6 +244,34 @@ def test_a_load_process_that_dies_is_told_and_what_was_measured_is_kept(tmp_path
     assert "INCOMPLETE" in command.out
     assert list(Run(directory(tmp_path)).records())
     assert "Traceback" not in command.err
+
+
+def test_a_disk_that_fills_up_ends_the_run_in_one_line_and_keeps_what_was_written(tmp_path):
+    most = 20_000  # bytes of a file, which is how the system says that there is no more room
+    with Served(streamed(answer()), tokenize=True) as server:
+        command, loading = started(server, tmp_path, "--requests", "1000")
+        resource.prlimit(command.process.pid, resource.RLIMIT_FSIZE, (most, most))
+        assert command.wait() == 1
+        assert gone(loading)
+    kept = len(list(Run(directory(tmp_path)).records()))
+    assert 8 < kept < len(server.requests) < 1000
+    assert str(directory(tmp_path).relative_to(tmp_path)) in command.err
+    assert "File too large" in command.err
+    assert "Traceback" not in command.err
+    report = Command("report", directory(tmp_path), cwd=tmp_path)
+    assert report.wait() == 0, report.err
+    assert "INCOMPLETE" in report.out
+    assert f"{kept} completed" in report.out
+
+
+def test_too_little_room_is_refused_before_the_first_request(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "MIN_FREE_BYTES", 1 << 62)
+    with Served(streamed(answer()), tokenize=True) as server:
+        with pytest.raises(BadInput, match=r"--out.*MiB free, have"):
+            measure(server.url, tmp_path, requests=2)
+        assert not server.requests
+        assert not server.probes
+    assert not list((tmp_path / "runs").iterdir())
 
 
 # --- exit statuses --------------------------------------------------------------------------------

@@ -126,7 +126,9 @@ def prepare(
             want = f"want targets that speak the same protocol: {first.endpoint.protocol}"
             raise BadInput("TARGET", other.endpoint.url, want)
     _check_context(plan, first.endpoint.context_tokens)
-    ruler = measure.ruler(first.dialogue, first.endpoint, wire, trial.tokenizer)
+    ruler = measure.ruler(
+        first.dialogue, first.endpoint, wire, trial.tokenizer, stream=trial.stream
+    )
     items = make_items(plan, ruler)
     _check_history(items, wire, trial)
     manifest = writer.manifest

@@ -44,7 +44,7 @@ def selftest(
 
     Exit status: 0 all is right, 1 something is not.
     """
-    if faults == (serve is not None):
+    if faults == (serve is not None) or (names and not faults):
         raise click.UsageError("want --faults (all of them) or --serve FAULT (one, for a client)")
     if serve is not None:
         _serve(serve, port)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import msgspec
 
 from servescope.bench import Interrupt, Watcher, make_items, note_lengths
 from servescope.client.probe import Endpoint
 from servescope.client.workers import Live
+from servescope.datasets import Message
 from servescope.deal import Deal
 from servescope.engine.config import EngineConfig
 from servescope.engine.scheduler import Engine
 from servescope.engine.simulate import simulate
-from servescope.engine.tokenizer import tokenize
+from servescope.engine.tokenizer import prompt_tokens, tokenize
 from servescope.experiment import Plan
 from servescope.records import ABSENT, ANSWERED
 from servescope.rulers import TOKENIZER, ruler_from_tokenizer
@@ -39,7 +41,8 @@ class Simulated:
         self._plan, self._writer = plan, writer
         self._interrupt, self._watcher = interrupt, watcher
         self._engine = Engine(config)
-        ruler = ruler_from_tokenizer(tokenize, TOKENIZER)
+        overhead = len(prompt_tokens((Message("user", "a"),))) - len(tokenize("a"))
+        ruler = replace(ruler_from_tokenizer(tokenize, TOKENIZER), overhead=overhead)
         self.items = make_items(plan, ruler)
         endpoint = Endpoint(
             url=str(config),

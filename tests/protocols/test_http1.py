@@ -97,6 +97,35 @@ def test_a_header_without_a_colon_is_refused():
     assert fault_of(lambda: head("good: 1", "bad")).kind == "protocol"
 
 
+@pytest.mark.parametrize("line", [": 1", " : 1", "\t: 1"])
+def test_a_header_without_a_name_is_refused(line):
+    assert fault_of(lambda: head(line)).kind == "protocol"
+
+
+def test_a_folded_header_is_one_value():
+    found = head("X: one", "  two: 2", "\tthree", "Y: 1")
+    assert found.headers == {"x": "one two: 2 three", "y": "1"}
+
+
+def test_lines_of_a_head_may_end_with_lf_alone():
+    raw = b"HTTP/1.1 200 OK\nA: b\r\nC: d\n\nbody\r\n\r\n"
+    found = parse_head(raw)
+    assert found is not None
+    assert (found.headers, raw[found.size :]) == ({"a": "b", "c": "d"}, b"body\r\n\r\n")
+
+
+@pytest.mark.parametrize("coding", ["gzip, chunked", "gzip", "chunked, gzip", "xchunked"])
+def test_a_transfer_coding_that_was_not_asked_for_is_refused_by_name(coding):
+    fault = fault_of(lambda: BodyReader(head(f"Transfer-Encoding: {coding}")))
+    assert fault.kind == "protocol"
+    assert "was not asked for" in str(fault)
+
+
+def test_an_identity_transfer_coding_is_none():
+    found = head("Transfer-Encoding: identity", "Content-Length: 3")
+    assert (found.chunked, found.length) == (False, 3)
+
+
 @pytest.mark.parametrize("interim", [b"100 Continue", b"102 Processing", b"103 Early Hints"])
 def test_interim_responses_are_passed_over(interim):
     before = b"HTTP/1.1 %b\r\nLink: </a>\r\n\r\n" % interim * 2

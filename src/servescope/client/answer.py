@@ -18,6 +18,7 @@ from servescope.protocols.http1 import Head
 from servescope.records import CANCELLED, COMPLETED, TRUNCATED, Record
 
 _TELLING = ("location", "retry-after", "www-authenticate")
+SILENT = ("stalled", "timeout_first_token", "timeout_total")
 CONTRADICTION = 1.5
 """Usage that differs by more than this factor from what came is not believed."""
 
@@ -58,6 +59,7 @@ def record(
     """The record of one exchange; `count` is a local tokenizer. Times become relative to origin."""
     closed = exchange.fate == "closed"
     reading = read(protocol, exchange.raw, exchange.reads, closed=closed)
+    reading.drop_echo(asked.echoed)
     result = Record(
         request=exchange.request,
         stage=asked.stage,
@@ -100,7 +102,7 @@ def _fill_content(
     at = reading.chunk_at
     if not at:
         return
-    text = "".join(reading.texts)[asked.echoed :]
+    text = "".join(reading.texts)
     encoded = text.encode(errors="replace")
     result.answer_bytes = len(encoded)
     result.answer_sha256 = hashlib.sha256(encoded).hexdigest()[:16]
@@ -166,7 +168,8 @@ def _outcome(exchange: Exchange, reading: Reading, result: Record, asked: Asked)
         return f"failed:{_http_class(head.status)}", _http_reason(head, reading)
     if reading.error is not None:
         return "failed:server_error_event", reading.error[:REASON_CHARS]
-    if exchange.fate not in ("ended", "closed", "reset"):
+    broken = exchange.fate in SILENT and reading.fault is not None  # that is why nothing more came
+    if exchange.fate not in ("ended", "closed", "reset") and not broken:
         return f"failed:{exchange.fate}", f"{exchange.fate}: {exchange.detail}".rstrip(": ")
     if reading.fault is not None:
         return f"failed:{reading.fault.kind}", str(reading.fault)[:REASON_CHARS]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from servescope.client.probe import PROBE_TEXT, Dialogue, Endpoint
+from servescope.client.probe import PROBE_TEXT, Dialogue, Endpoint, events_of
 from servescope.protocols import Ask, ProtocolFault, WireProtocol
 from servescope.rulers import (
     TOKENIZER,
@@ -25,15 +25,25 @@ class _Untold(Exception):
 
 
 def ruler(
-    dialogue: Dialogue, endpoint: Endpoint, wire: WireProtocol, tokenizer: str | None
+    dialogue: Dialogue,
+    endpoint: Endpoint,
+    wire: WireProtocol,
+    tokenizer: str | None,
+    *,
+    stream: bool,
 ) -> Ruler:
     """How this target counts the tokens of a prompt. Raises BadInput naming `--tokenizer`."""
-    found = _find(dialogue, endpoint, wire, tokenizer)
+    found = _find(dialogue, endpoint, wire, tokenizer, stream=stream)
     return replace(found, takes_ids=wire.takes_ids)
 
 
 def _find(
-    dialogue: Dialogue, endpoint: Endpoint, wire: WireProtocol, tokenizer: str | None
+    dialogue: Dialogue,
+    endpoint: Endpoint,
+    wire: WireProtocol,
+    tokenizer: str | None,
+    *,
+    stream: bool,
 ) -> Ruler:
     if endpoint.tokenize:
 
@@ -50,7 +60,7 @@ def _find(
         )
 
     def count(text: str) -> int:
-        counted = _count_prompt(dialogue, endpoint, wire, text)
+        counted = _count_prompt(dialogue, endpoint, wire, text, stream=stream)
         if counted is None:
             raise _Untold
         return counted
@@ -70,19 +80,22 @@ def _with_overhead(ruler: Ruler, probe_tokens: int, endpoint: Endpoint) -> Ruler
 
 
 def _count_prompt(
-    dialogue: Dialogue, endpoint: Endpoint, wire: WireProtocol, text: str
+    dialogue: Dialogue, endpoint: Endpoint, wire: WireProtocol, text: str, *, stream: bool
 ) -> int | None:
     """Prompt tokens that the server counts for a text, by a generation of one token."""
     ask = Ask(
         prompt=text,
         output_tokens=1,
         model=endpoint.model,
-        stream=False,
+        stream=stream,
+        usage=stream and "usage" in endpoint.fields,
         max_completion_tokens="max_completion_tokens" in endpoint.fields,
     )
+    path, headers = wire.path(stream=stream), dialogue.headers_of(wire)
     try:
-        path = wire.path(stream=False)
-        status, body = dialogue.ask("POST", path, wire.encode(ask), dialogue.headers_of(wire))
-        return wire.decode_whole(body).input_tokens if status == 200 else None
+        status, body = dialogue.ask("POST", path, wire.encode(ask), headers)
+        events = events_of(wire, body, stream=stream) if status == 200 else []
     except (OSError, ProtocolFault):
         return None
+    counts = [event.input_tokens for event in events if event.input_tokens]
+    return counts[-1] if counts else None

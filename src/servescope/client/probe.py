@@ -21,7 +21,12 @@ from servescope.client.secret import Secret
 from servescope.errors import Unreachable, shorten
 from servescope.protocols import Ask, Event, ProtocolFault, WireProtocol
 
-GUESSES = ("openai-chat", "openai-completions")
+GUESSES = (
+    ("openai-chat", "openai-completions"),
+    ("tgi", "lightllm", "sglang", "llamacpp", "vllm"),
+)
+"""Where a URL does not tell the protocol; engines' own only where OpenAI's routes are not there."""
+_NOT_THERE = (404, 405)
 PROBE_TOKENS = 4
 PROBE_TEXT = "Please continue this story: One morning the old clock in the hall"
 MAX_TRIES = 12
@@ -120,12 +125,19 @@ class Dialogue:
             return None
 
     def tokenize(self, model: str, text: str) -> list[int] | None:
-        """Token ids by the server's own `/tokenize`, without special tokens; None: it has none."""
-        ask = {"model": model, "prompt": text, "content": text, "add_special_tokens": False}
+        """Token ids by the server's own `/tokenize`, without special tokens; None: it has none.
+
+        Every engine finds the text under the name it has for it; TGI answers with objects.
+        """
+        ask: dict[str, Any] = {"model": model, "add_special_tokens": False}
+        ask |= dict.fromkeys(("prompt", "content", "inputs"), text)
         try:
             status, body = self.ask("POST", "/tokenize", msgspec.json.encode(ask))
-            ids = msgspec.json.decode(body)["tokens"] if status == 200 else None
-            return msgspec.convert(ids, list[int] | None)
+            if status != 200:
+                return None
+            found = msgspec.json.decode(body)
+            ids = [one["id"] for one in found] if isinstance(found, list) else found["tokens"]
+            return msgspec.convert(ids, list[int])
         except (OSError, msgspec.MsgspecError, LookupError, TypeError):
             return None
 
@@ -151,33 +163,36 @@ def probe(
         models=[dialogue.hide(name) for name in names[:50]],
     )
     _engine(dialogue, endpoint, models)
-    reasons = []
-    for name, wire in _guesses(address, protocol):
-        reason = _Trial(dialogue, wire, endpoint, stream=stream, extra=extra).run()
-        path = wire.path(stream=stream)
-        if reason is None:
-            endpoint.protocol, endpoint.path = name, address.prefix + path
+    reasons: list[str] = []
+    for guesses in _guesses(address, protocol):
+        there = False
+        for name, wire in guesses.items():
+            trial = _Trial(dialogue, wire, endpoint, stream=stream, extra=extra)
+            reason = trial.run()
+            if reason is None:
+                endpoint.protocol, endpoint.path = name, address.prefix + trial.path
+                endpoint.tokenize = bool(dialogue.tokenize(endpoint.model, " a"))
+                return endpoint, wire
+            reasons.append(dialogue.hide(f"{name}, {trial.path}: {reason}"))
+            there |= trial.there
+        if there:
             break
-        reasons.append(dialogue.hide(f"{path}: {reason}"))
-    else:
-        if not endpoint.model:
-            reasons.append("no model in /v1/models; name one with --model")
-        raise Unreachable(f"{address.url} answers nothing useful: " + "; ".join(reasons))
-    endpoint.tokenize = bool(dialogue.tokenize(endpoint.model, " a"))
-    return endpoint, wire
+    if not endpoint.model:
+        reasons.append("no model in /v1/models; name one with --model")
+    raise Unreachable(f"{address.url} answers nothing useful: " + "; ".join(reasons))
 
 
 def _guesses(
     address: Address, said: protocols.Declared | None
-) -> Iterator[tuple[str, WireProtocol]]:
-    """The protocols to try, in order."""
+) -> Iterator[dict[str, WireProtocol]]:
+    """The protocols to try, in order; a later group only where nothing of the one before is."""
     if said is not None:
         name = said if isinstance(said, str) else str(said.get("name"))
-        yield name, protocols.declared("--protocol", said)
+        yield {name: protocols.declared("--protocol", said)}
         return
     known = protocols.known()
-    for name in address.protocols or GUESSES:
-        yield name, known[name]
+    for group in [address.protocols] if address.protocols else GUESSES:
+        yield {name: known[name] for name in group}
 
 
 def _models(listing: Any) -> list[dict[str, Any]]:  # noqa: ANN401 (whatever JSON the server sent)
@@ -221,6 +236,8 @@ class _Trial:
         self.path = wire.path(stream=stream)
         self.keep = [f for f in wire.optional if stream or f not in ("usage", "usage_each")]
         self.refused: list[str] = []
+        self.there = True
+        """Whether the server knows the path."""
 
     def run(self) -> str | None:
         """None when it was answered; else why not, in the server's words."""
@@ -240,8 +257,12 @@ class _Trial:
                         return None
                 else:
                     reason = f"HTTP {status}: {shorten(self.dialogue.hide(words(body)), 300)}"
-                    refused = status in (400, 422) and self._give_up(reason)
+                    refusals = (400, 422, self.wire.refused_with)
+                    refused = status in refusals and self._give_up(reason)
                     transient += 0 if refused else 1
+                    if status in _NOT_THERE:
+                        self.there = False
+                        break
             if transient >= MAX_TRIES or transient >= MAX_TRANSIENT:
                 break
         return reason
@@ -276,7 +297,7 @@ class _Trial:
 
     def _read(self, body: bytes, transient: int) -> tuple[int, str]:
         try:
-            events = self._events(body)
+            events = events_of(self.wire, body, stream=self.stream)
         except ProtocolFault as fault:
             return transient + 1, str(fault)
         errors = [event.error for event in events if event.error]
@@ -297,8 +318,10 @@ class _Trial:
         self.endpoint.fields, self.endpoint.refused = self.keep, self.refused
         return transient, ""
 
-    def _events(self, body: bytes) -> list[Event]:
-        if body.lstrip()[:1] == b"{" and not (self.stream and self.wire.streams_json):
-            return [self.wire.decode_whole(body)]
-        decoder = self.wire.decoder()
-        return [*decoder.feed(body), *decoder.close()]
+
+def events_of(wire: WireProtocol, body: bytes, *, stream: bool) -> list[Event]:
+    """What an answer says, in pieces or in one. Raises ProtocolFault."""
+    if body.lstrip()[:1] == b"{" and not (stream and wire.streams_json):
+        return [wire.decode_whole(body)]
+    decoder = wire.decoder()
+    return [*decoder.feed(body), *decoder.close()]

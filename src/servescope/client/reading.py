@@ -56,6 +56,15 @@ class Reading:
         ended = bool(self.finish_reason or self.end_marker)
         return ok and ended and bool(self.chunk_at) and self.error is None and self.fault is None
 
+    def drop_echo(self, characters: int) -> None:
+        """Take the prompt, of so many characters, off the start of an answer that repeats it."""
+        if not characters or not self.texts:
+            return
+        self.texts[0] = self.texts[0][characters:]
+        if not self.texts[0]:
+            del self.texts[0], self.chunk_at[0], self.chunk_total[0]
+            self.first_output_at = self.chunk_at[0] if self.chunk_at else None
+
     def note(self, events: Sequence[Event], at: int) -> None:
         """Take events that were completed by the read at `at`."""
         contents = 0

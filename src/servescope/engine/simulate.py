@@ -16,6 +16,7 @@ from servescope.engine import Work
 from servescope.engine.arrivals import NEVER, Arrival, Arrivals
 from servescope.engine.scheduler import Engine
 from servescope.engine.tokenizer import prompt_tokens, voice, voice_ids
+from servescope.protocols import messages_of
 from servescope.records import CANCELLED, Record
 
 BUSY = (
@@ -105,7 +106,8 @@ class _Stage:
 
     def _submit(self, asked: Arrival) -> Record | None:
         """Hand a request to the engine; returns its record if it is over with that."""
-        ids, tokens = prompt_tokens(asked.prompt), asked.item.output_tokens
+        prompt, tokens = asked.prompt, asked.item.output_tokens
+        ids = prompt_tokens(messages_of(prompt) if isinstance(prompt, str) else prompt)
         work = Work(ids, tokens, asked, answer=voice_ids(self._index(asked.dealt), tokens))
         try:
             if self.engine.submit(work):

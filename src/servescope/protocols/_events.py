@@ -33,6 +33,8 @@ class EventDecoder:
     def _event(self, data: bytes) -> Event:
         if data.strip() == b"[DONE]":
             return Event(end=True)
+        if not data.strip():
+            return Event()  # an empty event keeps a connection alive
         return decode_json(self._decode, data)
 
 

@@ -77,7 +77,7 @@ def common_event(chunk: ChunkBase) -> Event:
             event.reasoning_tokens = usage.completion_tokens_details.reasoning_tokens
     if chunk.timings is not None or chunk.metrics is not None:
         event.server_s = _server_times(chunk.timings, chunk.metrics)
-    error = chunk.error
+    error = chunk.error or None
     if error is None and not getattr(chunk, "choices", None):
         # SGLang's flat form, FastAPI's, and what `event: error` brings
         error = chunk.message or chunk.detail or ("error" if chunk.object == "error" else None)

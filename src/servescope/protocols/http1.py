@@ -64,7 +64,7 @@ def parse_head(data: bytes | bytearray) -> Head | None:
         if len(data) - start >= 5 and not data.startswith(b"HTTP/", start, start + 5):
             raise ProtocolFault("protocol", f"not HTTP: {bytes(data[start : start + 80])!r}")
         end, body = _end_of_head(data, start)
-        if (len(data) if end < 0 else end) - start > MAX_HEAD_BYTES:
+        if (len(data) if end < 0 else end) > MAX_HEAD_BYTES:
             raise ProtocolFault("too_large", f"response head above {MAX_HEAD_BYTES:,} bytes")
         if end < 0:
             return None

@@ -270,6 +270,9 @@ def _begun(reply: Reply) -> dict[str, Any]:
         "incomplete_details": None,
         "model": reply.model,
         "output": [],
+        "parallel_tool_calls": True,  # this and the next two: strict clients refuse their absence
+        "tool_choice": "auto",
+        "tools": [],
         "usage": None,
     }
 
@@ -283,7 +286,7 @@ def _ended(reply: Reply, text: str, output_tokens: int, finish_reason: str) -> d
         "output": [_item(reply, status, [_part(text)])],
         "usage": {
             "input_tokens": reply.input_tokens,
-            "input_tokens_details": {"cached_tokens": reply.cached_tokens},
+            "input_tokens_details": {"cached_tokens": reply.cached_tokens, "cache_write_tokens": 0},
             "output_tokens": output_tokens,
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": reply.input_tokens + output_tokens,

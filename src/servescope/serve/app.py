@@ -53,7 +53,7 @@ class App:
         """`hosts`: the names it may be asked by, none for any; `token`: the key it wants."""
         self.config = config
         self.tally = Tally(bounds(config))
-        self.realtime = RealTime(Engine(config), self._step)
+        self.realtime = RealTime(Engine(config), self._begin, self._step)
         self._state = State(config, self.realtime, self.tally)
         self._hosts, self._token = hosts, token
         self._pages = pages.routes(config.engine)
@@ -164,12 +164,15 @@ class App:
             words = message or "the queue is full"
             connection.whole(wire.busy_with, wire.render_error(wire.busy_with, words))
 
-    def _step(self, step: Step, begin_ns: int, end_ns: int) -> None:
-        """A step is over: everybody in it gets a token."""
-        self.tally.step(step)
+    def _begin(self, begin_ns: int) -> None:
+        """A step begins: some have waited until now."""
         waiting = self._unscheduled
         while waiting and (waiting[0].work.scheduled or waiting[0].left):
             waiting.popleft().scheduled_ns = begin_ns
+
+    def _step(self, step: Step, end_ns: int) -> None:
+        """A step is over: everybody in it gets a token."""
+        self.tally.step(step)
         for work in step.made:
             work.owner.token(end_ns)
 
@@ -185,6 +188,7 @@ class _Generation:
         "first_ns",
         "last_ns",
         "left",
+        "made",
         "number",
         "renderer",
         "scheduled_ns",
@@ -208,6 +212,8 @@ class _Generation:
         self.texts: list[str] = []
         self.renderer: Renderer | None = None
         self.left = False
+        self.made = 0
+        """Tokens that were delivered: the engine is a step ahead."""
         self.scheduled_ns = self.first_ns = self.last_ns = 0
 
     def reply(self) -> Reply:
@@ -234,15 +240,14 @@ class _Generation:
         """One more token has been made."""
         if self.left:
             return
-        work = self.work
-        made = work.made
+        self.made = made = self.made + 1
         if made == 1:
             self._first(at_ns)
         else:
             self.app.tally.itl.add((at_ns - self.last_ns) / 1e9)
         self.last_ns = at_ns
         text = next(self.voice)
-        if made == work.output_tokens:
+        if made == self.work.output_tokens:
             self._finish(text)
         elif self.renderer is not None:
             self.connection.write(self.renderer.chunk(text, made, None))

@@ -97,6 +97,13 @@ FAULTS: dict[str, Fault] = HTTP_FAULTS | {
         "JSON over two data lines", mapped(lambda data: data.replace(b',"', b',\ndata: "', 1))
     ),
     "comments": _read("comments, event:, id: and retry: lines between", mapped(_commented)),
+    "empty_data": _read(
+        "data lines without data between", mapped(lambda data: b"data:\n\ndata: \n\n" + data)
+    ),
+    "error_null": _read(
+        "error null or empty in every event",
+        mapped(lambda data: data.replace(b'"id"', b'"error":null,"message":"","id"')),
+    ),
     "odd_fields": _read(
         "id and retry lines, and events without data",
         mapped(lambda data: b"id\nretry: 5\n" + data + b"id: 9\n\n"),

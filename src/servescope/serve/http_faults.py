@@ -18,6 +18,7 @@ from servescope.serve.answers import (
     for_ever,
     head,
     nothing,
+    repeated,
     sent,
     sized,
     split,
@@ -181,6 +182,12 @@ HTTP_FAULTS: dict[str, Fault] = {
     "stall_interim": Fault(
         "`100 Continue`, then silence", and_silence(sent(_INTERIM)), FIRST_TOKEN, "after 1 s"
     ),
+    "endless_interim": Fault(
+        "interim responses for ever",
+        repeated(_INTERIM, 0.02, framed=False),
+        FIRST_TOKEN,
+        "after 1 s",
+    ),
     "drip_headers": Fault(
         "a byte of the headers at a time, for ever", dripped_head, FIRST_TOKEN, "after 1 s"
     ),
@@ -305,11 +312,23 @@ HTTP_FAULTS: dict[str, Fault] = {
         PROTOCOL,
         "chunk size",
     ),
+    "bad_chunk_open": Fault(
+        "a chunk size that is no number after 4 tokens, then silence",
+        and_silence(streamed(cut(), end=b"zz\r\n")),
+        PROTOCOL,
+        "chunk size",
+    ),
     "long_chunk": Fault(
         "a chunk longer than its size",
         then(streamed(cut(), end=b"2\r\nabc\r\n0\r\n\r\n"), Peer.close),
         PROTOCOL,
         "longer than its size",
+    ),
+    "after_end": Fault(
+        "bytes after the last chunk, then silence",
+        and_silence(streamed(answer(), end=LAST_CHUNK + b"more")),
+        PROTOCOL,
+        "bytes after the last chunk",
     ),
     "twice": Fault("the answer comes twice", sent(_TWICE), PROTOCOL, "bytes after the last chunk"),
     # --- compression ----------------------------------------------------------------------------

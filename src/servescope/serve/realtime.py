@@ -19,20 +19,27 @@ MOST_BEHIND_NS = 100_000_000
 
 
 class RealTime:
-    """Runs an engine's steps on the current loop; `on_step(step, begin_ns, end_ns)` at their ends.
+    """Runs an engine's steps on the current loop; `on_step(step, end_ns)` at their ends.
 
-    A step is decided after what clients had sent by the end of the one before it has been read.
+    A step is decided after what clients had sent by the end of the one before it has been read, and
+    before that one's tokens go out: what they are answered with comes during the next step, as with
+    a real engine. `on_begin(begin_ns)` is called when a step has been decided.
     """
 
-    def __init__(self, engine: Engine, on_step: Callable[[Step, int, int], None]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        on_begin: Callable[[int], None],
+        on_step: Callable[[Step, int], None],
+    ) -> None:
         self.engine = engine
         self.lost_ns = 0
         self.sequences = 0
         """Requests in the batch that is being computed."""
-        self._on_step = on_step
+        self._on_begin, self._on_step = on_begin, on_step
         self._step: Step | None = None
         self._awake = False
-        self._begin_ns = self._end_ns = 0
+        self._end_ns = 0
         self._timer = Timer()
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._timer.fd, self._over)
@@ -47,7 +54,13 @@ class RealTime:
 
     def _decide_soon(self) -> None:
         # The first turn of the loop reads what the sockets have; the second one decides.
-        self._loop.call_soon(self._loop.call_soon, self._decide)
+        self._loop.call_soon(self._loop.call_soon, self._turn)
+
+    def _turn(self) -> None:
+        step, end_ns = self._step, self._end_ns
+        self._decide()
+        if step is not None:
+            self._on_step(step, end_ns)
 
     def _decide(self) -> None:
         step = self._step = self.engine.step()
@@ -61,14 +74,10 @@ class RealTime:
             self.lost_ns += behind
             begin += behind
         self.sequences = step.sequences
-        self._begin_ns, self._end_ns = begin, begin + round(step.duration_s * 1e9)
+        self._end_ns = begin + round(step.duration_s * 1e9)
         self._timer.set(self._end_ns)
+        self._on_begin(begin)
 
     def _over(self) -> None:
         self._timer.clear()
-        step, self._step = self._step, None
-        if step is not None:
-            try:
-                self._on_step(step, self._begin_ns, self._end_ns)
-            finally:  # a fault of ours in one answer is a traceback, not the end of all others
-                self._decide_soon()
+        self._decide_soon()

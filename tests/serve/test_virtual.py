@@ -1,0 +1,43 @@
+"""Virtual time and real HTTP are the same engine: the same workload gives the same figures."""
+
+import pytest
+
+from servescope.conduct import conduct
+from servescope.engine.config import parse
+from servescope.experiment import Trial
+from servescope.serve import Server
+from servescope.summary import summarise
+
+pytestmark = pytest.mark.slow
+
+
+def figures(target, tmp_path, **options):
+    run = conduct(Trial(target=target, seed=11, out=str(tmp_path), **options))
+    stage = summarise(run).stages[0]
+    assert set(stage.outcomes) == {"completed"}
+    return stage.figures
+
+
+@pytest.mark.parametrize(
+    ("sim", "options"),
+    [
+        ("sim:vllm?step=20ms", {"load": ["users:8"], "requests": 64}),
+        ("sim:vllm?step=20ms", {"load": ["poisson:10"], "requests": 80}),
+        ("sim:vllm?step=20ms&max_sequences=4", {"load": ["users:8"], "requests": 48}),
+        ("sim:vllm?step=20ms&kv_tokens=512", {"load": ["burst"], "requests": 24}),
+        (
+            "sim:vllm?step=20ms",
+            {"load": ["users:4"], "requests": 40, "data": "sessions:turns=4,think=30ms"},
+        ),
+    ],
+    ids=["closed", "open", "queue", "preemption", "sessions"],
+)
+def test_the_same_workload_agrees_within_three_percent(sim, options, tmp_path):
+    options |= {"input_tokens": "uniform:32-96", "output_tokens": "uniform:8-24"}
+    virtual = figures(sim, tmp_path, **options)
+    with Server(parse("TARGET", sim)) as server:
+        real = figures(server.url, tmp_path, **options)
+    for name in ("ttft_s", "e2e_s"):
+        for percentile in ("p50", "p95"):
+            expected = getattr(virtual[name], percentile)
+            assert getattr(real[name], percentile) == pytest.approx(expected, rel=0.03), name
