@@ -14,7 +14,7 @@ from servescope.load import Closed, Limit, Open
 
 MS = 1_000_000
 ALONE = Single(lambda i: Item(prompt=(i,) * 10, input_tokens=10, output_tokens=4, pinned=True))
-"""Ten tokens in and four out: 15 ms to the first token, then 5 ms each."""
+"""Ten tokens in and four out: 15 ms to the first token, then 5 ms each; and 1 ms of way."""
 
 
 class Conversations:
@@ -53,10 +53,10 @@ def times_ms(record):
 
 def test_a_record_says_of_one_request_alone_what_the_formula_does():
     (record,) = run(engine(), due_at(7), first=3, stage=2, start_ns=100 * MS)
-    assert times_ms(record) == [107, 107, 122, 127, 132, 137]
+    assert times_ms(record) == [107, 107, 123, 128, 133, 138]
     assert (record.request, record.stage, record.outcome, record.status) == (3, 2, "completed", 200)
     assert record.first_byte_ns == record.first_output_ns == record.chunk_ns[0]
-    assert record.end_ns == 137 * MS
+    assert record.end_ns == 138 * MS
     assert (record.input_tokens, record.output_tokens, record.cached_tokens) == (10, 4, 0)
     assert (record.asked_input_tokens, record.asked_output_tokens, record.pinned) == (10, 4, True)
     assert (record.chunk_tokens, record.count_source, record.finish_reason) == (
@@ -71,8 +71,8 @@ def test_a_record_says_of_one_request_alone_what_the_formula_does():
 
 def test_what_arrives_just_as_a_step_ends_joins_the_next_batch():
     just, late = run(engine(), due_at(0, 15))[1], run(engine(), due_at(0, 16))[1]
-    assert times_ms(just)[2] == 30
-    assert times_ms(late)[2] == 35  # it waited for a step of 5 ms, until 20
+    assert times_ms(just)[2] == 31
+    assert times_ms(late)[2] == 36  # it waited for a step of 5 ms, until 20
 
 
 def test_a_user_asks_again_after_thinking_and_the_turnaround():
@@ -95,13 +95,13 @@ def test_a_load_without_a_limit_is_simulated_as_far_as_it_is_read():
 
 def test_at_most_so_many_requests_are_in_flight_and_the_wait_is_said():
     records = run(engine(), due_at(0, 1, 2), cap=1)
-    assert [times_ms(record)[:2] for record in records] == [[0, 0], [1, 30], [2, 60]]
-    assert [record.held_ns for record in records] == [0, 29 * MS, 58 * MS]
+    assert [times_ms(record)[:2] for record in records] == [[0, 0], [1, 31], [2, 62]]
+    assert [record.held_ns for record in records] == [0, 30 * MS, 60 * MS]
 
 
 def test_a_place_is_free_only_when_the_step_has_ended():
     records = run(engine(max_sequences=1), due_at(0, 0, 26, 26), cap=3)
-    assert [times_ms(record)[:2] for record in records] == [[0, 0], [0, 0], [26, 26], [26, 30]]
+    assert [times_ms(record)[:2] for record in records] == [[0, 0], [0, 0], [26, 26], [26, 31]]
 
 
 def test_what_the_cap_held_to_the_end_is_cancelled():
@@ -119,7 +119,7 @@ def test_a_full_queue_fails_in_a_servers_words():
     assert records[0].status == 503
     assert records[0].reason.startswith("HTTP 503; The engine is currently busy")
     assert records[0].chunk_ns == []
-    assert records[0].end_ns == records[0].sent_ns == 0
+    assert (records[0].sent_ns, records[0].end_ns) == (0, MS)
 
 
 def test_a_user_who_is_turned_away_asks_again():
@@ -156,8 +156,8 @@ def test_a_later_turn_follows_its_answer_and_repeats_it(offer):
     assert sorted(turns) == [(s, t) for s in range(2) for t in range(3)]
     for session in range(2):
         first, second, third = (turns[session, number] for number in range(3))
-        assert second.due_ns == first.end_ns + 1 * MS
-        assert third.due_ns == second.end_ns + 1001 * MS
+        assert second.due_ns == first.end_ns
+        assert third.due_ns == second.end_ns + 1000 * MS
         # Each message is its role, its words and marks, and its end; one more role asks.
         assert first.input_tokens == 1 + 4 + 1 + 1
         assert second.input_tokens == first.input_tokens + 30 + 1 + 1 + 3 + 1 + 1

@@ -22,7 +22,7 @@ def figures(target, tmp_path, **options):
     ("sim", "options"),
     [
         ("sim:vllm?step=20ms", {"load": ["users:8"], "requests": 64}),
-        ("sim:vllm?step=20ms", {"load": ["poisson:10"], "requests": 80}),
+        ("sim:vllm?step=20ms", {"load": ["poisson:25"], "requests": 400}),
         ("sim:vllm?step=20ms&max_sequences=4", {"load": ["users:8"], "requests": 48}),
         ("sim:vllm?step=20ms&kv_tokens=512", {"load": ["burst"], "requests": 24}),
         (

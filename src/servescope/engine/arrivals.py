@@ -54,13 +54,11 @@ class _Past:
 class Arrivals:
     """The requests of one stage that have not been asked."""
 
-    def __init__(self, deal: Deal, turnaround_ns: int) -> None:
-        """What follows an answer comes `turnaround_ns` later than its user decides."""
+    def __init__(self, deal: Deal) -> None:
         closed = deal.offer if isinstance(deal.offer, Closed) else None
         self.open = closed is None
         self._items, self._dealt = deal.items, deal.requests()
-        self._pause_ns = (round(closed.think_s * 1e9) if closed else 0) + turnaround_ns
-        self._turnaround_ns = turnaround_ns
+        self._think_ns = round(closed.think_s * 1e9) if closed else 0
         self._free = [(0, user) for user in range(closed.users)] if closed else []
         """Heap of (due, user): users who wait for their next request."""
         self._first: deque[Dealt] = deque()
@@ -94,7 +92,7 @@ class Arrivals:
         turn = asked.dealt.turn
         goes_on = turn is not None and self._next_turn(asked, turn, at_ns, answer)
         if asked.user >= 0 and not goes_on:
-            heapq.heappush(self._free, (at_ns + self._pause_ns, asked.user))
+            heapq.heappush(self._free, (at_ns + self._think_ns, asked.user))
 
     def rest(self) -> Iterator[Dealt]:
         """Requests with a due time that were not taken."""
@@ -159,10 +157,8 @@ class Arrivals:
             self._first.append(dealt)
             return
         item = self._items(dealt.item)
-        pause_ns = self._pause_ns
-        if item.think_s is not None:
-            pause_ns = round(item.think_s * 1e9) + self._turnaround_ns
-        due_ns = max(past.ended_ns + pause_ns, dealt.due_ns)
+        think_ns = self._think_ns if item.think_s is None else round(item.think_s * 1e9)
+        due_ns = max(past.ended_ns + think_ns, dealt.due_ns)
         arrival = Arrival(dealt, item, self._filled(dealt, item), due_ns, user)
         heapq.heappush(self._ready, (due_ns, dealt.k, arrival))
 

@@ -46,8 +46,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """The longest prompt and answer together."""
     prefix_cache: bool = True
     turnaround: float | str = "500us"
-    """In virtual time what follows an answer comes this much later than its user decides, as over
-    a network; without it, a closed loop would just catch the step that a real one just misses."""
+    """In virtual time the way from a client to the engine and back takes this, half of it each way.
+    Without it, a closed loop would just catch the step that a real one just misses."""
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
@@ -89,7 +89,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     @property
     def turnaround_s(self) -> float:
-        """Seconds that what follows an answer is late by."""
+        """Seconds to the engine and back."""
         return _seconds("turnaround", self.turnaround)
 
     @property

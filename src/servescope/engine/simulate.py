@@ -7,6 +7,7 @@ is idle. What arrives during a step waits for its end; what arrives just then jo
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
@@ -43,7 +44,7 @@ def simulate(
     """
     return _Stage(
         engine=engine,
-        arrivals=Arrivals(deal, round(engine.config.turnaround_s * 1e9)),
+        arrivals=Arrivals(deal),
         first=first,
         number=stage,
         start_ns=start_ns,
@@ -55,7 +56,11 @@ def simulate(
 
 @dataclass(kw_only=True)
 class _Stage:
-    """One stage. Times are ns since its start until they enter a record."""
+    """One stage. Times are ns since its start until they enter a record.
+
+    They are the client's; the engine sees a request half a turnaround after it was sent, and its
+    tokens are seen half a turnaround after they were made.
+    """
 
     engine: Engine
     arrivals: Arrivals
@@ -67,42 +72,59 @@ class _Stage:
     """No request starts then or later."""
     keep_text: bool
     busy: int = field(default=0, init=False)
+    on_the_way: deque[Arrival] = field(default_factory=deque, init=False)
+    """Requests that were sent and have not come to the engine."""
     slot_freed_ns: int = field(default=0, init=False)
     """When a request last ended while as many were in flight as may be."""
 
+    def __post_init__(self) -> None:
+        self._way_ns = round(self.engine.config.turnaround_s * 1e9) // 2
+
     def run(self) -> Iterator[Record]:
-        """Let time go by."""
+        """Let time go by: `now` is the engine's."""
         now = 0
         while self.busy or now < self.end_ns:
-            yield from self._start_all(now)
+            self._send(now - self._way_ns + 1)
+            yield from self._take_in(now)
             step = self.engine.step()
             if step is None:
-                now = self.arrivals.next_ns()
+                sent_ns = self.on_the_way[0].sent_ns if self.on_the_way else self._next_ns()
+                now = sent_ns + self._way_ns
                 continue
             now += max(1, round(step.duration_s * 1e9))
-            yield from self._start_all(now - 1)  # in its course, none of its requests has ended
+            seen_ns = now + self._way_ns
+            self._send(seen_ns)
             for work in step.made:
-                work.owner.token_ns.append(now)
+                work.owner.token_ns.append(seen_ns)
             for work in step.finished:
-                yield self._answered(work, now)
-                yield from self._lost(now)
+                yield self._answered(work, seen_ns)
+                yield from self._lost(seen_ns)
         for dealt in self.arrivals.rest():
             why = "not sent: the cap on concurrency was reached to the end"
             yield self._cancelled(dealt, dealt.due_ns, why)
 
-    def _start_all(self, now: int) -> Iterator[Record]:
-        """Start what is due, as far as the cap allows; yields what the engine does not take."""
-        while self.arrivals.next_ns() <= now and (self.busy < self.cap or not self.arrivals.open):
-            sent_ns = max(self.arrivals.next_ns(), self.slot_freed_ns)
-            if sent_ns >= self.end_ns:
+    def _next_ns(self) -> int:
+        """When the next request is sent, if the cap allows it."""
+        return max(self.arrivals.next_ns(), self.slot_freed_ns)
+
+    def _send(self, until_ns: int) -> None:
+        """Send what is due before `until_ns`, as far as the cap allows."""
+        while self.busy < self.cap or not self.arrivals.open:
+            sent_ns = self._next_ns()
+            if sent_ns >= min(until_ns, self.end_ns):
                 return
             asked = self.arrivals.take()
             asked.sent_ns = sent_ns
             self.busy += 1
-            refused = self._submit(asked)
+            self.on_the_way.append(asked)
+
+    def _take_in(self, now: int) -> Iterator[Record]:
+        """Hand what has come to the engine; yields the records of what it does not take."""
+        while self.on_the_way and self.on_the_way[0].sent_ns + self._way_ns <= now:
+            refused = self._submit(self.on_the_way.popleft())
             if refused is not None:
                 yield refused
-                yield from self._lost(sent_ns)
+                yield from self._lost(refused.end_ns - self.start_ns)
 
     def _submit(self, asked: Arrival) -> Record | None:
         """Hand a request to the engine; returns its record if it is over with that."""
@@ -134,7 +156,7 @@ class _Stage:
         return record
 
     def _refused(self, asked: Arrival, kind: str, status: int, why: str) -> Record:
-        at_ns = asked.sent_ns
+        at_ns = asked.sent_ns + 2 * self._way_ns
         record = self._record(asked, at_ns)
         record.first_byte_ns = record.end_ns
         record.outcome, record.reason = f"failed:{kind}", f"HTTP {status}; {why}"
