@@ -5,8 +5,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 VLLM   := .venv-vllm
+PEERS  := .venv-peers
 
-.PHONY: help demo lint check test test-vllm format clean
+.PHONY: help demo lint check test test-vllm test-peers format clean
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -35,7 +36,7 @@ lint: $(VENV)/installed-dev ## format, lint, types
 	$(BIN)/mypy
 
 check: lint ## lint and the quick tests: about a minute
-	$(BIN)/python -m pytest -q -m "not vllm and not slow"
+	$(BIN)/python -m pytest -q -m "not vllm and not peers and not slow"
 
 test: lint ## all that CI runs: lint and every test, those against a real llama.cpp too
 	$(BIN)/python -m pytest -q
@@ -47,9 +48,17 @@ $(VLLM)/installed: scripts/install-vllm.sh
 test-vllm: $(VENV)/installed-dev $(VLLM)/installed ## the tests against a real vLLM on the CPU
 	SERVESCOPE_VLLM_VENV=$(VLLM) $(BIN)/python -m pytest -q -m vllm tests/real
 
+$(PEERS)/installed: scripts/install-peers.sh
+	PYTHON=$(PYTHON) bash scripts/install-peers.sh $(PEERS)
+	touch $@
+
+test-peers: $(VENV)/installed-dev $(VLLM)/installed $(PEERS)/installed ## the field's load clients against our simulated server
+	SERVESCOPE_VLLM_VENV=$(VLLM) SERVESCOPE_PEERS_VENV=$(PEERS) \
+		$(BIN)/python -m pytest -q -m peers tests/real
+
 format: $(VENV)/installed-dev ## format the code
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
 clean: ## remove what was installed and cached
-	rm -rf $(VENV) $(VLLM) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) $(PEERS) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -38,9 +38,7 @@ def chat():
 
 
 def chat_streamed():
-    events = list(
-        OPENAI.chat.completions.create(**ASKED, max_completion_tokens=TOKENS, **USAGE)
-    )
+    events = list(OPENAI.chat.completions.create(**ASKED, max_completion_tokens=TOKENS, **USAGE))
     text = "".join(event.choices[0].delta.content or "" for event in events if event.choices)
     return text, events[-1].usage.prompt_tokens, events[-1].usage.completion_tokens
 
