@@ -9,7 +9,8 @@ import pytest
 from servescope import cli
 from servescope.conduct import conduct
 from servescope.errors import BadInput
-from servescope.experiment import Trial
+from servescope.experiment import Trial, declare
+from servescope.files import read_file
 from servescope.summary import summarise
 from tests.support.served import Served, healthy
 
@@ -230,3 +231,41 @@ def test_a_file_that_is_wrong_is_refused_in_one_line(tmp_path, monkeypatch, capf
     assert end.value.code == 2
     assert words in said
     assert said.count("\n") == 1
+
+
+TEMPLATE = """
+target: {url}
+load: [users:2]
+requests: 8
+input_tokens: 12
+output_tokens: 5
+out: {out}
+protocol:
+  name: template
+  route: /v1/completions
+  request:
+    model: ${{model}}
+    prompt: ${{prompt}}
+    max_tokens: ${{output_tokens}}
+    stream: ${{stream}}
+    stream_options: {{include_usage: true}}
+  text: choices.0.text
+  finish_reason: choices.0.finish_reason
+  input_tokens: usage.prompt_tokens
+  output_tokens: usage.completion_tokens
+  end: "[DONE]"
+  pinned: {{ignore_eos: true}}
+"""
+
+
+def test_any_json_api_is_measured_by_what_a_file_says_of_it(tmp_path):
+    file = tmp_path / "template.yaml"
+    with Served(healthy(0.002, 0.001), tokenize=True) as server:
+        file.write_text(TEMPLATE.format(url=server.url, out=tmp_path / "runs"))
+        run = conduct(declare(read_file(str(file))))
+    stage = summarise(run).stages[0]
+    assert stage.outcomes == {"completed": 8}
+    assert run.manifest.endpoint["protocol"] == "template"
+    counted = {(r.input_tokens, r.output_tokens, r.count_source) for r in run.records()}
+    assert counted == {(12, 5, "server")}
+    assert all(request.json["ignore_eos"] for request in server.requests)

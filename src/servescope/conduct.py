@@ -68,7 +68,8 @@ def conduct(trial: Trial, watcher: Watcher | None = None, command: list[str] | N
     collectors = [collect.parse("--collect", text) for text in trial.collect]
     offers.allow_files(stages, trial)
     key = None if config else _check_targets(trial)
-    writer = RunWriter(Path(trial.out), _manifest(plan, command or [], stages))
+    manifest = _manifest(plan, command or [], stages)
+    writer = RunWriter(Path(trial.out), manifest, offers.room_bytes(plan, stages))
     interrupt = Interrupt()
     with ExitStack() as stack:
         try:

@@ -17,6 +17,7 @@ from servescope.stage import most_connections
 from servescope.store import Stage
 
 SPARE_FILES = 64
+LINE_BYTES, TOKEN_BYTES, USUAL_TOKENS = 600, 8, 256
 MODEST_CONNECTIONS, MODEST_RATE = 16, 4.0
 """What a public address may get from somebody who does not say that it is theirs."""
 
@@ -105,6 +106,17 @@ def allow_files(found: list[Offer], trial: Trial) -> None:
         raise BadInput("--load", f"{connections} connections at once", want)
     # Requests that are slow to end hold more connections than start within a second.
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def room_bytes(plan: Plan, found: list[Offer]) -> int:
+    """About what the results will take: a line a request, and what waits to be read for it."""
+    tokens = (plan.output_tokens.largest() if plan.output_tokens else None) or USUAL_TOKENS
+    requests = sum(
+        len(offer.drawn.due_ns) if isinstance(offer.drawn, Open) else offer.limit.requests or 0
+        for offer in found
+    )
+    times = len(plan.trial.targets) if plan.trial.each else 1
+    return requests * times * (LINE_BYTES + TOKEN_BYTES * tokens)
 
 
 def check_ownership(trial: Trial, found: list[Offer], address: str) -> None:

@@ -81,7 +81,8 @@ class Manifest(msgspec.Struct, kw_only=True):
 class RunWriter:
     """Writes a new run's directory. What it does in a with statement may raise NotKept."""
 
-    def __init__(self, out: Path, manifest: Manifest) -> None:
+    def __init__(self, out: Path, manifest: Manifest, room_bytes: int = 0) -> None:
+        """`room_bytes` is about what the results will take; raises BadInput without it."""
         self.manifest = manifest
         self.path = out / manifest.name
         self._requests: BinaryIO | None = None
@@ -90,7 +91,7 @@ class RunWriter:
         self._encode = msgspec.json.Encoder().encode
         self.more: Callable[[], Iterable[Sample]] = tuple
         """Where samples come from that are read beside the run; asked whenever it is flushed."""
-        make_directory(self.path)
+        make_directory(self.path, MIN_FREE_BYTES + room_bytes)
 
     def discard(self) -> None:
         """Take the directory away again: the run did not begin."""
@@ -167,8 +168,11 @@ def replace(path: Path, content: bytes) -> None:
     temporary.replace(path)
 
 
-def make_directory(path: Path) -> None:
-    """Make the directory of a new run and try that it can be written; raises BadInput."""
+def make_directory(path: Path, room_bytes: int) -> None:
+    """Make the directory of a new run and try that it can be written; raises BadInput.
+
+    So it does where less than `room_bytes` are free.
+    """
     try:
         path.mkdir(parents=True, mode=0o700)
     except FileExistsError:
@@ -181,10 +185,10 @@ def make_directory(path: Path) -> None:
         raise BadInput("--out", path, f"cannot be written ({error.strerror})") from None
     space = os.statvfs(path)
     free = space.f_bavail * space.f_frsize
-    if free < MIN_FREE_BYTES:
+    if free < room_bytes:
         path.joinpath("manifest.json").unlink()
         path.rmdir()
-        raise BadInput("--out", path, f"want {MIN_FREE_BYTES >> 20} MiB free, have {free >> 20}")
+        raise BadInput("--out", path, f"want {room_bytes >> 20:,} MiB free, have {free >> 20:,}")
 
 
 def slug(name: str) -> str:
