@@ -52,7 +52,7 @@ $(PEERS)/installed: scripts/install-peers.sh
 	PYTHON=$(PYTHON) bash scripts/install-peers.sh $(PEERS)
 	touch $@
 
-test-peers: $(VENV)/installed-dev $(VLLM)/installed $(PEERS)/installed ## the field's load clients against our simulated server
+test-peers: $(VENV)/installed-dev $(VLLM)/installed $(PEERS)/installed ## the field's load clients against the simulated server
 	SERVESCOPE_VLLM_VENV=$(VLLM) SERVESCOPE_PEERS_VENV=$(PEERS) \
 		$(BIN)/python -m pytest -q -m peers tests/real
 

@@ -2,9 +2,9 @@
 
     python benchmarks/serve.py [STREAMS] [TOKENS]
 
-Each stream is one chat completion, read by this process as plain bytes. The engine's steps cost next
-to nothing, so that the server is what limits. Prints tokens per second of wall time, and per second
-of the server's CPU.
+Each stream is one chat completion, read by this process as plain bytes. The engine's steps cost
+next to nothing, so that the server is what limits. Prints tokens per second of wall time, and per
+second of the server's CPU.
 """
 
 from __future__ import annotations

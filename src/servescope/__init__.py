@@ -10,8 +10,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def run(target: str, **options: Any) -> Run:  # noqa: ANN401 (checked by Trial)
+def run(target: str | list[str] | None = None, **options: Any) -> Run:  # noqa: ANN401 (checked by Trial)
     """Measure an endpoint, as `servescope run` does; returns the run, summary written.
+
+    Several targets share the load; without one a simulated engine is started and measured.
 
     Options are those of the command with underscores, `load` and `slo` as lists of strings:
     `servescope.run("http://127.0.0.1:8000", load=["poisson:4"], duration="30s")`. Raises
@@ -20,4 +22,4 @@ def run(target: str, **options: Any) -> Run:  # noqa: ANN401 (checked by Trial)
     from servescope.conduct import conduct  # noqa: PLC0415 (importing servescope stays cheap)
     from servescope.experiment import declare  # noqa: PLC0415
 
-    return conduct(declare({"target": target} | options))
+    return conduct(declare({"target": target or []} | options))

@@ -85,9 +85,11 @@ def test_what_repeats_the_text_counts_only_once():
     assert reading.texts == ["Hello"]
 
 
-def test_an_answer_that_reached_its_limit_says_so():
+@pytest.mark.parametrize("kind", ["response.incomplete", "response.completed"])  # vLLM's: the last
+def test_an_answer_that_reached_its_limit_says_so(kind):
     details = {"incomplete_details": {"reason": "max_output_tokens"}}
-    reading = stream(delta("output_text", "a"), ended("incomplete", **details))
+    end = ended("incomplete", **details) | {"type": kind}
+    reading = stream(delta("output_text", "a"), end)
     assert (reading.finish_reason, reading.end_marker) == ("max_output_tokens", True)
     assert reading.error is None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 
@@ -31,6 +32,19 @@ def test_a_connection_carries_one_request_after_another(wire):
         assert (head.status, body[-14:]) == (200, b"data: [DONE]\n\n")
         wire.send(request("GET", "/health"))
         assert wire.response()[0].status == 200
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_QUICKACK"), reason="only Linux delays on demand")
+def test_a_token_does_not_wait_until_the_client_acknowledges_the_head(client):
+    first = []
+    for _ in range(3):
+        connection = client().connect()
+        connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+        body = b'{"prompt":"x","max_tokens":60,"stream":true}'
+        connection.send(request("POST", COMPLETIONS, body))
+        first.append(next(connection.pieces(connection.head())).count(b"data: "))
+        connection.close()
+    assert min(first) == 1
 
 
 def test_requests_sent_ahead_are_answered_in_order(wire):

@@ -68,6 +68,8 @@ class Turns:
         past.well = past.well and self._hear(past, fate, heard)
         waiting = self._waiting.pop(asked.session, None)
         if not waiting:
+            if self._feed.queue or self._feed.ended:  # then no turn of this session is still unread
+                past.answers.clear()
             return False
         if not past.well:
             self._lose(waiting)

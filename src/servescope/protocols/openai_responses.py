@@ -209,7 +209,8 @@ def _decode(data: bytes) -> Event:
         if isinstance(chunk.delta, str):
             setattr(event, _CONTENT[chunk.type], chunk.delta)
     elif chunk.type in _LAST:
-        _end(event, chunk.response or _Response(), chunk.type.removeprefix("response."))
+        response = chunk.response or _Response()
+        _end(event, response, response.status or chunk.type.removeprefix("response."))
         event.end = True
     elif chunk.type == "response.output_item.added":
         if chunk.item is not None and chunk.item.type in ("function_call", "custom_tool_call"):
@@ -342,7 +343,8 @@ class _Renderer:
             self._event("response.output_text.done", **self._at, text=text, logprobs=[])
             + self._event("response.content_part.done", **self._at, part=_part(text))
             + self._event("response.output_item.done", output_index=0, item=response["output"][0])
-            + self._event(f"response.{response['status']}", response=response)
+            # As vLLM says even where the limit cut it: many clients read usage from no other event.
+            + self._event("response.completed", response=response)
         )
 
     def error(self, status: int, message: str) -> bytes:
