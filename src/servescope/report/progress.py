@@ -40,14 +40,16 @@ class Progress:
         if plan.limit.duration_s is not None:
             limits.append(format_seconds(plan.limit.duration_s))
         exact = "exact" if ruler.exact else "approximate"
+        path = getattr(plan.dataset, "path", None)
+        prompts = f"prompts of {exact} length ({ruler.source})"
+        if path:
+            prompts = f"prompts of {printable(path)}"
         self._line(
             f"{printable(endpoint.url)}{about}: model {printable(endpoint.model)}, "
             f"{endpoint.protocol}, token counts: {endpoint.usage}"
         )
-        self._line(
-            f"load {loads}; each up to {' or '.join(limits) or 'its end'}; prompts of {exact} length "
-            f"({ruler.source}); seed {plan.seed}"
-        )
+        until = " or ".join(limits) or "its end"
+        self._line(f"load {loads}; each up to {until}; {prompts}; seed {plan.seed}")
         if endpoint.refused:
             self._line(f"the server refuses: {', '.join(endpoint.refused)}")
 
