@@ -15,7 +15,7 @@ from servescope.datasets import ItemSource, Message, Setting, Turn, answer_to_co
 from servescope.errors import BadInput
 from servescope.lengths import parse as length
 from servescope.plugins import find
-from servescope.text import Ruler, ruler_by_words
+from servescope.rulers import Ruler, ruler_by_words
 
 RULER = ruler_by_words()
 SAID = {"q": "human", "a": "gpt"}
@@ -167,7 +167,7 @@ def test_sessions_have_five_turns_of_the_customary_lengths():
     items = source("sessions")
     assert [items.turn(i) for i in (0, 4, 5, 5 * 10**12 + 3)] == [
         Turn(0, 0),
-        Turn(0, 4),
+        Turn(0, 4, last=True),
         Turn(1, 0),
         Turn(10**12, 3),
     ]
@@ -242,7 +242,7 @@ def test_threads_that_ask_at_once_are_told_the_same():
 
 def test_a_conversation_is_asked_turn_by_turn_with_answers_as_long_as_they_were(files):
     items = source(f"sharegpt:{files}/sharegpt.json,turns=all,shuffle=false")
-    found = [(*items.turn(i), items(i).output_tokens, items(i).pinned) for i in range(7)]
+    found = [(*items.turn(i)[:2], items(i).output_tokens, items(i).pinned) for i in range(7)]
     assert found == [
         *[(0, 0, 20, True), (0, 1, 6, True), (0, 2, 40, True)],
         (1, 0, 21, True),
@@ -266,12 +266,14 @@ def test_recorded_answers_can_stand_for_those_that_came(files):
         Message("assistant", words(20)),
         Message("user", words(1)),
     )
-    assert items.turn(2) == Turn(1, 0)
+    assert items.turn(2)[:2] == (1, 0)
 
 
 def test_a_conversation_that_comes_again_is_numbered_in_all_its_turns(files):
     items = source(f"sharegpt:{files}/sharegpt.json,turns=all,shuffle=false")
-    assert [items.turn(i) for i in range(7, 10)] == [Turn(4, 0), Turn(4, 1), Turn(4, 2)]
+    assert [items.turn(i) for i in range(7, 10)] == [
+        *(Turn(4, 0), Turn(4, 1), Turn(4, 2, last=True))
+    ]
     assert items(7).prompt == f"(2) {words(10)}"
     assert items(9).prompt[0] == Message("user", f"(2) {words(10)}")
     assert items(9).prompt[1:] == items(2).prompt[1:]
@@ -298,4 +300,6 @@ def test_how_many_conversations_were_not_used_in_full_and_why_is_told(files):
 
 def test_a_conversation_ends_before_a_question_that_is_too_long(files):
     items = source(f"sharegpt:{files}/sharegpt.json,turns=all,max_input=20,shuffle=false")
-    assert [items.turn(i) for i in range(3)] == [Turn(0, 0), Turn(0, 1), Turn(1, 0)]
+    assert [items.turn(i) for i in range(3)] == [
+        *(Turn(0, 0), Turn(0, 1, last=True), Turn(1, 0, last=True))
+    ]

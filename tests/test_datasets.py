@@ -14,7 +14,7 @@ from servescope import datasets
 from servescope.datasets import Item, ItemSource, Message, Setting
 from servescope.errors import BadInput
 from servescope.lengths import parse as length
-from servescope.text import Ruler, ruler_by_words, ruler_from_tokenizer
+from servescope.rulers import Ruler, ruler_by_words, ruler_from_tokenizer
 from tests.test_text import Pieces
 
 RULER = replace(ruler_by_words(), takes_ids=True)

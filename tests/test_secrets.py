@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from servescope import cli
-from servescope.serve.answers import answer, streamed, whole
+from servescope.serve.answers import USAGE, Piece, answer, event, head, streamed, whole
 from tests.support.command import QUICK, Command
 from tests.support.served import MODELS, Served
 
@@ -93,6 +93,24 @@ def test_a_key_that_the_server_echoes_before_the_run_is_not_shown(tmp_path):
         assert command.wait() == 3
     assert "not allowed: Bearer ***" in command.err
     assert KEY not in command.err + command.out
+
+
+def test_a_key_that_the_server_says_wherever_it_can_is_nowhere_in_the_results(tmp_path):
+    models = {"data": [{"id": f"m-{KEY}", "owned_by": "vllm"}]}
+    pieces = [Piece(0.01, event({"content": " x"}), content=True)]
+    pieces += [Piece(0.02, event({}, f"stop {KEY}")), Piece(0.02, event(None, usage=USAGE))]
+    leaky = streamed(pieces, head("Transfer-Encoding: chunked", kind=f"text/event-stream; k={KEY}"))
+
+    async def act(request, peer):
+        await leaky(request, peer)
+
+    with Served(act, models=json.dumps(models).encode(), tokenize=True) as server:
+        command = Command("run", server.url, *QUICK, "--json", cwd=tmp_path, SERVESCOPE_API_KEY=KEY)
+        command.wait()
+    written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert b'"completed"' in written or b'"finish_reason":"stop ***"' in written
+    assert KEY.encode() not in written
+    assert KEY not in command.out + command.err
 
 
 def test_user_and_password_of_a_url_reach_the_server_and_are_shown_nowhere(tmp_path):

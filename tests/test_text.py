@@ -12,15 +12,14 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from servescope.errors import BadInput
-from servescope.text import (
+from servescope.rulers import (
     Ruler,
     load_tokenizer,
-    prose_of_exactly,
     ruler_by_words,
     ruler_from_tokenizer,
     ruler_from_usage,
-    words_of_exactly,
 )
+from servescope.text import prose_of_exactly, words_of_exactly
 
 Tokenize = Callable[[str], list[int]]
 WRITERS = [words_of_exactly, prose_of_exactly]

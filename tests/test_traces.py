@@ -10,7 +10,7 @@ from servescope import datasets, traces
 from servescope.datasets import ItemSource, Setting, Turn
 from servescope.errors import BadInput
 from servescope.lengths import parse as length
-from servescope.text import Ruler, ruler_by_words
+from servescope.rulers import Ruler, ruler_by_words
 
 AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
 2023-11-16 18:17:03.9799600,4808,10
@@ -265,8 +265,8 @@ def test_whatever_the_hash_ids_a_prompt_has_its_exact_length(
 def test_rows_of_a_session_are_its_turns_and_other_sessions_the_next_time_round(save):
     items = source(save(OURS))
     assert [items.turn(i) for i in range(6)] == [
-        *(Turn(0, 0), Turn(1, 0), Turn(1, 1)),
-        *(Turn(3, 0), Turn(4, 0), Turn(4, 1)),
+        *(Turn(0, 0, last=True), Turn(1, 0), Turn(1, 1, last=True)),
+        *(Turn(3, 0, last=True), Turn(4, 0), Turn(4, 1, last=True)),
     ]
     assert not items.alone
 
@@ -274,7 +274,7 @@ def test_rows_of_a_session_are_its_turns_and_other_sessions_the_next_time_round(
 def test_rows_without_sessions_stand_alone(save):
     items = source(save(AZURE))
     assert items.alone
-    assert [items.turn(i) for i in (0, 5)] == [Turn(0, 0), Turn(5, 0)]
+    assert [items.turn(i) for i in (0, 5)] == [Turn(0, last=True), Turn(5, last=True)]
 
 
 def test_items_are_the_same_in_whatever_order_they_are_asked(save):

@@ -19,7 +19,7 @@ from servescope.client.address import Address, parse_target, resolve_host
 from servescope.client.feed import Settings
 from servescope.client.http import tls_context
 from servescope.client.probe import Dialogue, Endpoint, probe
-from servescope.client.secret import Secret
+from servescope.client.secret import Secret, without
 from servescope.datasets import Item, ItemSource, Setting
 from servescope.errors import BadInput
 from servescope.experiment import Plan, Trial, readable
@@ -108,8 +108,10 @@ class Bench:
 
 def prepare(
     plan: Plan,
+    targets: list[str],
     key: Secret | None,
     writer: RunWriter,
+    *,
     interrupt: Interrupt,
     watcher: Watcher | None,
 ) -> Bench:
@@ -119,7 +121,7 @@ def prepare(
     """
     trial = plan.trial
     local = load_tokenizer(trial.tokenizer) if trial.tokenizer is not None else None
-    found = [_find(plan, target, key) for target in trial.targets]
+    found = [_find(plan, target, key) for target in targets]
     first, wire = found[0], found[0].wire
     for other in found[1:]:
         if other.endpoint.protocol != first.endpoint.protocol:
@@ -132,11 +134,13 @@ def prepare(
     items = make_items(plan, ruler)
     _check_history(items, wire, trial)
     manifest = writer.manifest
-    manifest.endpoint = msgspec.to_builtins(first.endpoint)
+    secrets = [secret for one in found for secret in one.dialogue.secrets]
+    shown = without(secrets, first.endpoint)
+    manifest.endpoint = msgspec.to_builtins(shown)
     manifest.targets = [one.endpoint.url for one in found]
     note_lengths(manifest, ruler)
     if watcher is not None:
-        watcher.target(first.endpoint, ruler, plan)
+        watcher.target(shown, ruler, plan)
     return Bench(
         plan=plan,
         endpoint=first.endpoint,
@@ -147,7 +151,7 @@ def prepare(
         writer=writer,
         origin_ns=time.monotonic_ns(),
         count=None if local is None else lambda text: len(local(text)),
-        secrets=[secret for one in found for secret in one.dialogue.secrets],
+        secrets=secrets,
         interrupt=interrupt,
         watcher=watcher,
     )
@@ -208,7 +212,7 @@ def _find(plan: Plan, target: str, key: Secret | None) -> _Found:
 
 def _check_history(items: ItemSource, wire: WireProtocol, trial: Trial) -> None:
     """A protocol that repeats the prompt in its answer cannot carry a live history."""
-    if wire.echoes_prompt and not getattr(items, "alone", False):
+    if wire.echoes_prompt and not items.alone:
         want = "want data without sessions: this protocol's answers repeat the prompt"
         raise BadInput("--data", trial.data, want)
 

@@ -32,6 +32,7 @@ from servescope.serve import Server
 from servescope.simulated import Simulated
 from servescope.stage import Measured
 from servescope.store import Manifest, Run, RunWriter, Stage, slug
+from servescope.tally import Tally
 
 STAGE_REQUESTS = 1 << 20
 """Indices set apart for a stage that time alone ends, so that the next one's prompts do not depend
@@ -48,8 +49,8 @@ class Subject(Protocol):
         """Empty the prefix cache; how it was done, None where it could not be."""
         ...
 
-    def drive(self, stage: Stage, number: int, deal: Deal) -> float:
-        """Carry out a stage; returns answered requests per second."""
+    def drive(self, stage: Stage, number: int, deal: Deal) -> Tally:
+        """Carry out a stage; returns what it came to."""
         ...
 
 
@@ -65,6 +66,9 @@ def conduct(trial: Trial, watcher: Watcher | None = None, command: list[str] | N
     config = parse_engine("TARGET", simulated[0]) if simulated else None
     if simulated and len(trial.targets) > 1:
         raise BadInput("TARGET", simulated[0], "want a simulated target to be the only one")
+    if simulated and trial.collect:
+        want = "want no collectors with a simulated target: its time is not theirs"
+        raise BadInput("--collect", ", ".join(trial.collect), want)
     collectors = [collect.parse("--collect", text) for text in trial.collect]
     offers.allow_files(stages, trial)
     key = None if config else _check_targets(trial)
@@ -78,9 +82,8 @@ def conduct(trial: Trial, watcher: Watcher | None = None, command: list[str] | N
                 subject = Simulated(plan, config, writer, interrupt=interrupt, watcher=watcher)
                 origin_ns = time.monotonic_ns()
             else:
-                if not trial.targets:
-                    plan.trial.target = stack.enter_context(Server(EngineConfig())).url
-                bench = prepare(plan, key, writer, interrupt, watcher)
+                targets = trial.targets or [stack.enter_context(Server(EngineConfig())).url]
+                bench = prepare(plan, targets, key, writer, interrupt=interrupt, watcher=watcher)
                 for settings in bench.targets:
                     offers.check_ownership(trial, stages, str(settings.address[0]))
                 subject, origin_ns = Measured(bench), bench.origin_ns
@@ -141,10 +144,11 @@ def _drive(
                 )
         if watcher is not None:
             watcher.stage(stage)
-        rate = subject.drive(stage, WARMUP_STAGE if stage.warmup else number, deal)
+        tally = subject.drive(stage, WARMUP_STAGE if stage.warmup else number, deal)
+        place.leave(stage.first_request + tally.requests)
         if not stage.warmup:
             number += 1
-            rates[stage.cache].append(rate)
+            rates[stage.cache].append(tally.requests_per_s)
     if interrupt.level:
         manifest.interrupted = interrupt.name
 
@@ -166,7 +170,7 @@ class _Place:
         item = self._last_item if offer.stage.cache == "warm" else self._item
         if rows:
             item = -(-item // rows) * rows
-        elif not getattr(subject.items, "alone", False):
+        elif not subject.items.alone:
             while subject.items.turn(item).number:
                 item += 1
         deal = Deal(
@@ -185,6 +189,11 @@ class _Place:
         self._last_item = item
         self._item = max(self._item, item + room)
         return deal
+
+    def leave(self, request: int) -> None:
+        """The next stage begins here or later: one may have needed more than its room."""
+        self._request = max(self._request, request)
+        self._item = max(self._item, request)
 
 
 # --- before the first request ---------------------------------------------------------------------

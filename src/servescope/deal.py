@@ -45,30 +45,25 @@ class Deal:
         return self.targets if self.each else 1
 
     @property
-    def alone(self) -> bool:
-        """Whether there are no sessions."""
-        return bool(getattr(self.items, "alone", False))
-
-    @property
     def planned(self) -> int | None:
         """How many requests there will be; None where time, or the length of sessions, decides."""
         if isinstance(self.offer, Closed):
             timed = self.limit.duration_s is not None
             return None if timed or self.limit.requests is None else self.most
-        return self.most if self.alone or self.offer.rows else None
+        return self.most if self.items.alone or self.offer.rows else None
 
     @property
     def most(self) -> int | None:
         """The most requests there can be; None where there is no such number."""
         requests = self.limit.requests
-        if isinstance(self.offer, Open) and (self.alone or self.offer.rows):
+        if isinstance(self.offer, Open) and (self.items.alone or self.offer.rows):
             requests = len(self.offer.due_ns)
         return None if requests is None else requests * self.loads
 
     def requests(self, process: int = 0, processes: int = 1) -> Iterator[Dealt]:
         """Those of one load process, in order."""
         numbers = count() if self.most is None else range(self.most)
-        if self.alone:
+        if self.items.alone:
             for k in islice(numbers, process, None, processes):
                 yield Dealt(k, self._item(k), self._due_ns(k, k), None)
             return
@@ -100,3 +95,10 @@ class Deal:
         if isinstance(self.offer, Closed) or self.offer.rows:
             return False
         return session >= len(self.offer.due_ns) * self.loads
+
+
+def not_sent(cap: int | None) -> str:
+    """Why a request that was due was not sent by the end of its stage."""
+    if cap is not None:
+        return "the cap on concurrency was reached to the end"
+    return "the time was over before the turn before it had ended"

@@ -6,11 +6,11 @@ files that grow when read (YAML's aliases) are refused.
 
 from __future__ import annotations
 
+import json
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from servescope.errors import BadInput
 
@@ -45,8 +45,18 @@ def _parse(text: str, suffix: str) -> Any:  # noqa: ANN401 (whatever the file ho
     if suffix == ".toml":
         return tomllib.loads(text)
     if suffix == ".json":
-        return msgspec.json.decode(text)
+        return json.loads(text, object_pairs_hook=_once)
     return _yaml(text)
+
+
+def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """A mapping of these; raises ValueError for a key that comes twice."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"{key} comes twice")
+        found[key] = value
+    return found
 
 
 def _yaml(text: str) -> Any:  # noqa: ANN401 (whatever the file holds)
@@ -61,10 +71,7 @@ def _yaml(text: str) -> Any:  # noqa: ANN401 (whatever the file holds)
             return super().compose_node(parent, index)
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:  # noqa: ANN401
-            keys = [key.value for key, _ in node.value]
-            for key in keys:
-                if keys.count(key) > 1:
-                    raise ValueError(f"{key} comes twice, line {node.start_mark.line + 1}")
+            _once((str(key.value), None) for key, _ in node.value)
             return super().construct_mapping(node, deep)
 
     try:

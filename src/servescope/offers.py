@@ -77,6 +77,10 @@ def draw(plan: Plan, offer: Offer, load: Load) -> None:
         if not len(drawn.due_ns):
             raise BadInput("--load", str(load), "offers no request in this time; want longer")
         stage.rate = drawn.rate
+        cap = trial.max_concurrency
+        if cap is not None and cap < len(trial.targets) and not trial.each:
+            want = f"want at least one for each of the {len(trial.targets)} targets"
+            raise BadInput("--max-concurrency", cap, want)
         return
     if trial.max_concurrency is not None:
         want = f"goes with an open load; {load} has its own"
@@ -114,6 +118,7 @@ def room_bytes(plan: Plan, found: list[Offer]) -> int:
     requests = sum(
         len(offer.drawn.due_ns) if isinstance(offer.drawn, Open) else offer.limit.requests or 0
         for offer in found
+        if isinstance(offer.drawn, Open) or offer.limit.duration_s is None
     )
     times = len(plan.trial.targets) if plan.trial.each else 1
     return requests * times * (LINE_BYTES + TOKEN_BYTES * tokens)

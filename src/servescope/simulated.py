@@ -17,9 +17,9 @@ from servescope.engine.scheduler import Engine
 from servescope.engine.simulate import simulate
 from servescope.engine.tokenizer import prompt_tokens, tokenize
 from servescope.experiment import Plan
-from servescope.records import ABSENT, ANSWERED
 from servescope.rulers import TOKENIZER, ruler_from_tokenizer
 from servescope.store import RunWriter, Stage
+from servescope.tally import Tally
 
 LOOK_S = 0.1
 
@@ -67,8 +67,8 @@ class Simulated:
         self._engine.flush_cache()
         return "simulated"
 
-    def drive(self, stage: Stage, number: int, deal: Deal) -> float:
-        """Simulate a stage; returns answered requests per second."""
+    def drive(self, stage: Stage, number: int, deal: Deal) -> Tally:
+        """Simulate a stage; returns what it came to."""
         stage.start_ns = self._now_ns
         self._writer.write_manifest()
         records = simulate(
@@ -80,20 +80,17 @@ class Simulated:
             cap=self._plan.trial.max_concurrency,
             keep_text=self._plan.trial.keep_text,
         )
-        answered = failed = 0
-        first_ns, last_ns, look_s = 1 << 62, self._now_ns, 0.0
-        for k, record in enumerate(records, 1):
+        tally, look_s = Tally(), 0.0
+        for record in records:
             self._writer.append(record)
-            answered += record.outcome in ANSWERED
-            failed += record.outcome.startswith("failed")
-            if record.sent_ns != ABSENT:
-                first_ns, last_ns = min(first_ns, record.sent_ns), max(last_ns, record.end_ns)
+            tally.note(record)
             if time.monotonic() > look_s:
                 look_s = time.monotonic() + LOOK_S
                 if self._interrupt.level:
                     break
                 if self._watcher is not None:
-                    elapsed_s = (last_ns - stage.start_ns) / 1e9
-                    self._watcher.progress(stage, elapsed_s, Live(k, k, 0), failed)
-        self._now_ns = last_ns
-        return answered / (last_ns - first_ns) * 1e9 if last_ns > first_ns else 0.0
+                    elapsed_s = (tally.last_ns - stage.start_ns) / 1e9
+                    live = Live(tally.requests, tally.requests, 0)
+                    self._watcher.progress(stage, elapsed_s, live, tally.failed)
+        self._now_ns = max(self._now_ns, tally.last_ns)
+        return tally

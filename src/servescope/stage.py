@@ -14,12 +14,14 @@ from servescope.bench import Bench, encode
 from servescope.client import answer, wire, workers
 from servescope.client.feed import Settings
 from servescope.client.flush import flush_cache
+from servescope.client.secret import without
 from servescope.client.wire import Exchange
-from servescope.deal import Deal, Dealt
+from servescope.deal import Deal, Dealt, not_sent
 from servescope.load import Closed, Open
 from servescope.protocols import plain_text
-from servescope.records import ABSENT, ANSWERED, CANCELLED, Record, Sample
+from servescope.records import CANCELLED, Record, Sample
 from servescope.store import Stage
+from servescope.tally import Tally
 
 if TYPE_CHECKING:
     from servescope.experiment import Trial
@@ -41,11 +43,11 @@ class Measured:
         """Empty the targets' prefix caches; how it was done, None where it could not be."""
         return flush_cache(self._bench.dialogues, self._bench.endpoint.engine)
 
-    def drive(self, stage: Stage, number: int, deal: Deal) -> float:
-        """Drive a stage; returns answered requests per second."""
+    def drive(self, stage: Stage, number: int, deal: Deal) -> Tally:
+        """Drive a stage; returns what it came to."""
         run = StageRun(self._bench, stage, number, deal)
         run.run()
-        return run.requests_per_s
+        return run.tally
 
 
 class StageRun:
@@ -58,8 +60,7 @@ class StageRun:
         self.asked: dict[int, answer.Asked] = {}
         self.back: set[int] = set()
         """Requests that came back."""
-        self.failed = self.answered = 0
-        self._first_ns, self._last_ns = 1 << 62, 0
+        self.tally = Tally()
         self.stopped_ns: int | None = None
         """When nothing more was to be sent, because of an interrupt."""
 
@@ -77,12 +78,6 @@ class StageRun:
         finally:
             team.close()
         self._keep_never_sent(start_ns, died)
-
-    @property
-    def requests_per_s(self) -> float:
-        """Answered requests per second, from the first sending to the last end."""
-        span_ns = self._last_ns - self._first_ns
-        return self.answered / span_ns * 1e9 if span_ns > 0 else 0.0
 
     def _requests(self, process: int) -> Iterator[wire.Request]:
         """What one load process is to send; called by its feeding thread."""
@@ -113,6 +108,7 @@ class StageRun:
             body=encode(bench, item),
             session=-1 if turn is None else turn.session,
             turn=0 if turn is None else turn.number,
+            last=0 if turn is None else turn.last,
             think_ns=-1 if item.think_s is None else round(item.think_s * 1e9),
         )
 
@@ -132,7 +128,7 @@ class StageRun:
             bench.writer.flush()
             if bench.watcher is not None:
                 elapsed_s = max(0, time.monotonic_ns() - start_ns) / 1e9
-                bench.watcher.progress(self.stage, elapsed_s, team.live(), self.failed)
+                bench.watcher.progress(self.stage, elapsed_s, team.live(), self.tally.failed)
 
     def _keep(self, exchange: Exchange, process: int) -> None:
         bench = self.bench
@@ -140,13 +136,9 @@ class StageRun:
         self.back.add(exchange.request)
         record = answer.record(exchange, asked, bench.wire, bench.origin_ns, bench.count)
         record.target = process % len(bench.targets)
-        for secret in bench.secrets:
-            record.reason = secret.hide(record.reason)
-        self.failed += record.outcome.startswith("failed")
-        self.answered += record.outcome in ANSWERED
-        if record.sent_ns != ABSENT:
-            self._first_ns = min(self._first_ns, record.sent_ns)
-            self._last_ns = max(self._last_ns, record.end_ns)
+        if bench.secrets:
+            record = without(bench.secrets, record)
+        self.tally.note(record)
         bench.writer.append(record)
 
     def _keep_never_sent(self, start_ns: int, died: set[int]) -> None:
@@ -199,7 +191,9 @@ def _why_not_sent(bench: Bench) -> str:
     """Why requests that were due were not sent."""
     if bench.interrupt.level:
         return "the run was interrupted"
-    return bench.writer.manifest.interrupted or "the cap on concurrency was reached to the end"
+    if bench.writer.manifest.interrupted:
+        return bench.writer.manifest.interrupted
+    return not_sent(bench.plan.trial.max_concurrency)
 
 
 def process_count(deal: Deal, trial: Trial) -> int:
@@ -215,7 +209,7 @@ def stage_settings(settings: Settings, deal: Deal, cap: int | None) -> Settings:
     offer, limit = deal.offer, deal.limit
     users = offer.users * deal.loads if isinstance(offer, Closed) else 0
     # Where due times say it all, the end needs no clock.
-    by_time = limit.duration_s is not None and (users or cap or not deal.alone)
+    by_time = limit.duration_s is not None and (users or cap or not deal.items.alone)
     return dataclasses.replace(
         settings,
         users=users,

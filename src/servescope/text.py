@@ -14,13 +14,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from servescope.errors import BadInput
-from servescope.rulers import (
-    Ruler,
-    load_tokenizer,
-    ruler_by_words,
-    ruler_from_tokenizer,
-    ruler_from_usage,
-)
 from servescope.vocabulary import PATTERNS, members
 
 if TYPE_CHECKING:
@@ -28,15 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = [
-    "Ruler",
-    "load_tokenizer",
-    "prose_of_exactly",
-    "ruler_by_words",
-    "ruler_from_tokenizer",
-    "ruler_from_usage",
-    "words_of_exactly",
-]
+    from servescope.rulers import Ruler
 
 
 def words_of_exactly(ruler: Ruler, n: int, rng: np.random.Generator) -> str:

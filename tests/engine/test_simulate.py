@@ -18,17 +18,19 @@ ALONE = Single(lambda i: Item(prompt=(i,) * 10, input_tokens=10, output_tokens=4
 
 
 class Conversations:
+    alone = False
+
     """Sessions of three turns, with a second of thought before the last."""
 
     def __call__(self, i):
-        session, number = self.turn(i)
+        session, number, _ = self.turn(i)
         messages = [Message("user", f"What is {session}?")]
         for k in range(number):
             messages += [Message("assistant", answer_to_come(k)), Message("user", "And then?")]
         return Item(prompt=tuple(messages), output_tokens=30, think_s=1.0 if number == 2 else None)
 
     def turn(self, i):
-        return Turn(*divmod(i, 3))
+        return Turn(i // 3, i % 3, i % 3 == 2)
 
 
 def engine(**settings):

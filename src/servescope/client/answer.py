@@ -78,7 +78,7 @@ def record(
         prompt=asked.prompt,
         status=reading.head.status if reading.head else None,
         content_type=reading.head.headers.get("content-type", "")[:100] if reading.head else "",
-        finish_reason=reading.finish_reason,
+        finish_reason=reading.finish_reason and reading.finish_reason[:100],
         input_tokens=reading.input_tokens,
         cached_tokens=reading.cached_tokens,
         server_s=reading.server_s,

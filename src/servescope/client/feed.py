@@ -58,6 +58,7 @@ class Pending:
     body: bytes
     session: int = -1
     turn: int = 0
+    last: int = 0
     think_ns: int = -1
     user: int = -1
     held_ns: int = 0
@@ -128,8 +129,9 @@ class Feed:
 
     @property
     def full(self) -> bool:
-        """Whether enough is at hand."""
-        return self._bytes >= FEED_BYTES or len(self.queue) >= self.ahead
+        """Whether enough is at hand: a user must find the next request, however large it is."""
+        heavy = self._bytes >= FEED_BYTES and bool(self.queue)
+        return heavy or len(self.queue) >= self.ahead
 
 
 def read_settings() -> Settings:

@@ -74,7 +74,7 @@ def _find(
 def _with_overhead(ruler: Ruler, probe_tokens: int, endpoint: Endpoint) -> Ruler:
     """What the server adds to a prompt, from its count for the probe's text."""
     counted = endpoint.probe_input_tokens
-    if counted is None or counted < probe_tokens:
+    if counted is None or not 0 < probe_tokens <= counted:
         return ruler
     return replace(ruler, overhead=counted - probe_tokens)
 

@@ -20,6 +20,7 @@ from servescope.client.reading import words
 from servescope.client.secret import Secret
 from servescope.errors import Unreachable, shorten
 from servescope.protocols import Ask, Event, ProtocolFault, WireProtocol
+from servescope.protocols._events import UNREADABLE
 
 GUESSES = (
     ("openai-chat", "openai-completions"),
@@ -30,6 +31,8 @@ _NOT_THERE = (404, 405)
 PROBE_TOKENS = 4
 PROBE_TEXT = "Please continue this story: One morning the old clock in the hall"
 MAX_TRIES = 12
+MOST_CHARACTERS = 200
+"""Of a name that a server gives itself."""
 MAX_TRANSIENT = 3
 _KNOWN_ENGINES = ("vllm", "sglang", "llamacpp", "lightllm")
 
@@ -121,7 +124,7 @@ class Dialogue:
         try:
             status, body = self.ask("GET", path)
             return msgspec.json.decode(body) if status == 200 and body else None
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        except (OSError, *UNREADABLE):
             return None
 
     def tokenize(self, model: str, text: str) -> list[int] | None:
@@ -138,7 +141,7 @@ class Dialogue:
             found = msgspec.json.decode(body)
             ids = [one["id"] for one in found] if isinstance(found, list) else found["tokens"]
             return msgspec.convert(ids, list[int])
-        except (OSError, msgspec.MsgspecError, LookupError, TypeError):
+        except (OSError, *UNREADABLE, LookupError, TypeError):
             return None
 
 
@@ -160,14 +163,14 @@ def probe(
         protocol="",
         path="",
         model=model or (names[0] if names else ""),
-        models=[dialogue.hide(name) for name in names[:50]],
+        models=[name[:MOST_CHARACTERS] for name in names[:50]],
     )
     _engine(dialogue, endpoint, models)
     reasons: list[str] = []
     for guesses in _guesses(address, protocol):
         there = False
         for name, wire in guesses.items():
-            trial = _Trial(dialogue, wire, endpoint, stream=stream, extra=extra)
+            trial = _Attempts(dialogue, wire, endpoint, stream=stream, extra=extra)
             reason = trial.run()
             if reason is None:
                 endpoint.protocol, endpoint.path = name, address.prefix + trial.path
@@ -196,7 +199,7 @@ def _guesses(
 
 
 def _models(listing: Any) -> list[dict[str, Any]]:  # noqa: ANN401 (whatever JSON the server sent)
-    data = listing.get("data") if isinstance(listing, dict) else None
+    data = _object(listing).get("data")
     entries = data if isinstance(data, list) else []
     return [entry for entry in entries if isinstance(entry, dict) and "id" in entry]
 
@@ -208,18 +211,22 @@ def _engine(dialogue: Dialogue, endpoint: Endpoint, models: list[dict[str, Any]]
     endpoint.engine = owner if owner in _KNOWN_ENGINES else None
     context = entry.get("max_model_len")
     if endpoint.engine == "llamacpp":
-        props = dialogue.get_json("/props") or {}
-        endpoint.engine_version = props.get("build_info")
-        context = (props.get("default_generation_settings") or {}).get("n_ctx")
+        props = _object(dialogue.get_json("/props"))
+        version = props.get("build_info")
+        context = _object(props.get("default_generation_settings")).get("n_ctx")
     else:
-        found = dialogue.get_json("/version")
-        if isinstance(found, dict) and "version" in found:
-            endpoint.engine_version = dialogue.hide(str(found["version"])[:100])
+        version = _object(dialogue.get_json("/version")).get("version")
+    if version is not None:
+        endpoint.engine_version = str(version)[:MOST_CHARACTERS]
     if isinstance(context, int) and context > 0:
         endpoint.context_tokens = context
 
 
-class _Trial:
+def _object(found: Any) -> dict[str, Any]:  # noqa: ANN401 (whatever JSON the server sent)
+    return found if isinstance(found, dict) else {}
+
+
+class _Attempts:
     """Small generations until one is answered, giving up what the server refuses."""
 
     def __init__(

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 # --- requests, in ---------------------------------------------------------------------------------
 
-REQUEST = struct.Struct("<qqqqqqq")
+REQUEST = struct.Struct("<qqqqqqqq")
 """The fields of `Request`, with the length of the body in its place; the body follows."""
 
 
@@ -31,6 +31,8 @@ class Request(NamedTuple):
     session: int = -1
     """-1: it stands alone."""
     turn: int = 0
+    last: int = 0
+    """1: no turn of its session follows."""
     think_ns: int = -1
     """Pause after the answer to the turn before; -1: that of the load."""
 

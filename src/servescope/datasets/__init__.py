@@ -16,7 +16,7 @@ from servescope import plugins
 
 if TYPE_CHECKING:
     from servescope.lengths import Lengths
-    from servescope.text import Ruler
+    from servescope.rulers import Ruler
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -55,10 +55,17 @@ class Turn(NamedTuple):
     """Turns of one session are asked one after the other."""
     number: int = 0
     """From 0 up. A later turn is due when the answer before it has ended and been thought about."""
+    last: bool = False
+    """No turn of the session follows: what was answered in it need be kept no longer."""
 
 
 class ItemSource(Protocol):
     """The items of a run: item number i is a pure function of i and the seed."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether there are no sessions: `turn` is not asked then."""
+        ...
 
     def __call__(self, i: int) -> Item:
         """Make item i. May be asked in any order, from several threads."""
@@ -67,8 +74,7 @@ class ItemSource(Protocol):
     def turn(self, i: int) -> Turn:
         """Where item i stands; quick, and without making the item.
 
-        A session's turns have rising indices. A stage never begins inside a session. A source
-        that says `alone = True` is not asked: there, every item stands alone.
+        A session's turns have rising indices. A stage never begins inside a session.
         """
         ...
 
@@ -85,7 +91,7 @@ class Single(msgspec.Struct, frozen=True):
 
     def turn(self, i: int) -> Turn:
         """A session of its own."""
-        return Turn(i)
+        return Turn(i, last=True)
 
 
 def answer_to_come(turn: int) -> str:

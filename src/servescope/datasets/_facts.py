@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from servescope.text import Ruler
+    from servescope.rulers import Ruler
 
 GIVEN = (
     "Anna", "Bruno", "Clara", "Daniel", "Elena", "Felix", "Grace", "Henrik", "Irene", "Jonas",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from servescope.datasets import ItemSource, Setting
-    from servescope.text import Ruler
+    from servescope.rulers import Ruler
 
     Prompt = str | tuple[int, ...]
     Write = Callable[[Ruler, int, np.random.Generator], Prompt]

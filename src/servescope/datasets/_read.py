@@ -162,8 +162,8 @@ class Passes:
     def turn(self, i: int) -> Turn:
         """Where item i stands; a record is a session of its own in each pass."""
         again, place = self._find(i)
-        _, (session, number) = self._known[place]
-        return Turn(again * self._sessions + session, number)
+        _, (session, number, last) = self._known[place]
+        return Turn(again * self._sessions + session, number, last)
 
     @property
     def notes(self) -> list[str]:
@@ -187,7 +187,10 @@ class Passes:
 
     def _keep(self, entries: Sequence[Entry], why: str) -> None:
         self._read += 1
-        self._known += ((e, Turn(self._sessions, number)) for number, e in enumerate(entries))
+        self._known += (
+            (entry, Turn(self._sessions, number, number == len(entries) - 1))
+            for number, entry in enumerate(entries)
+        )
         self._sessions += bool(entries)
         if why:
             self._why[why] += 1

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from servescope.datasets import ItemSource, Setting
-    from servescope.text import Ruler
+    from servescope.rulers import Ruler
 
 INSTRUCTION = (
     "List every dated fact of this chronicle, sorted by date, as JSON lines: on each line one "

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from servescope.datasets import ItemSource, Setting
-    from servescope.text import Ruler
+    from servescope.rulers import Ruler
 
 INPUT_TOKENS = 100
 OUTPUT_TOKENS = 8

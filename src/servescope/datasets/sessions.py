@@ -111,11 +111,12 @@ class _Boundaries:
         from servescope.lengths import Fixed, at  # noqa: PLC0415 - numpy, as above
 
         if isinstance(self._turns, Fixed):
-            return Turn(*divmod(i, self._turns.tokens))
+            session, number = divmod(i, self._turns.tokens)
+            return Turn(session, number, number == self._turns.tokens - 1)
         with self._lock:
             starts = self._starts
             while starts[-1] <= i:
                 session = len(starts) - 1
                 starts.append(starts[-1] + at(self._turns, self._seed, "turns", session))
             session = bisect_right(starts, i) - 1
-            return Turn(session, i - starts[session])
+            return Turn(session, i - starts[session], i + 1 == starts[session + 1])

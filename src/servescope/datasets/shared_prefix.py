@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from servescope.datasets import ItemSource, Setting
-    from servescope.text import Ruler
+    from servescope.rulers import Ruler
 
 MOST = 1_000_000
 _PREFIXES_KEPT = 256

@@ -76,9 +76,9 @@ class Replay:
         """Rows of one session belong together; not with those of the next time round."""
         again, row = divmod(i, len(self._trace))
         if self._trace.session is None or self._turns is None:
-            return Turn(i)
+            return Turn(i, last=True)
         session = int(self._trace.session[row])
-        return Turn(again * len(self._trace) + session, self._turns[row])
+        return Turn(again * len(self._trace) + session, *self._turns[row])
 
     def _parts(self, i: int, tokens: int) -> list[tuple[int, tuple[str, int]]]:
         """Tokens of each part of a prompt, and what it is the text of: a block, or this item."""
@@ -106,11 +106,13 @@ class Replay:
         return prose_of_exactly(self._inside, tokens, rng)
 
 
-def _turns(session: NDArray[np.int64]) -> list[int]:
-    """Which turn of its session each row is, from 0."""
-    seen: dict[int, int] = {}
-    turns = []
-    for first in session.tolist():
-        turns.append(seen.get(first, 0))
-        seen[first] = turns[-1] + 1
+def _turns(session: NDArray[np.int64]) -> list[tuple[int, bool]]:
+    """Which turn of its session each row is, from 0, and whether it is the last."""
+    rows: dict[int, list[int]] = {}
+    for row, first in enumerate(session.tolist()):
+        rows.setdefault(first, []).append(row)
+    turns = [(0, False)] * len(session)
+    for found in rows.values():
+        for number, row in enumerate(found):
+            turns[row] = number, number == len(found) - 1
     return turns

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
 
-from servescope.deal import Deal, Dealt
+from servescope.deal import Deal, Dealt, not_sent
 from servescope.engine import Work
 from servescope.engine.arrivals import NEVER, Arrival, Arrivals
 from servescope.engine.scheduler import Engine
@@ -78,7 +78,7 @@ class _Stage:
     """When a request last ended while as many were in flight as may be."""
 
     def __post_init__(self) -> None:
-        self._way_ns = round(self.engine.config.turnaround_s * 1e9) // 2
+        self._way_ns = max(1, round(self.engine.config.turnaround_s * 1e9) // 2)
 
     def run(self) -> Iterator[Record]:
         """Let time go by: `now` is the engine's."""
@@ -100,8 +100,8 @@ class _Stage:
                 yield self._answered(work, seen_ns)
                 yield from self._lost(seen_ns)
         for dealt in self.arrivals.rest():
-            why = "not sent: the cap on concurrency was reached to the end"
-            yield self._cancelled(dealt, dealt.due_ns, why)
+            why = not_sent(None if self.cap == NEVER else self.cap)
+            yield self._cancelled(dealt, dealt.due_ns, f"not sent: {why}")
 
     def _next_ns(self) -> int:
         """When the next request is sent, if the cap allows it."""
@@ -172,7 +172,7 @@ class _Stage:
 
     def _lost(self, at_ns: int) -> Iterator[Record]:
         """Later turns of sessions that failed; after the end, none was to be sent anyway."""
-        lost, self.arrivals.lost = self.arrivals.lost, []
+        lost = self.arrivals.lost()
         if at_ns < self.end_ns:
             for dealt in lost:
                 yield self._cancelled(dealt, at_ns, "the turn before it did not end well")
