@@ -10,7 +10,7 @@ from servescope import cli
 from servescope.conduct import conduct
 from servescope.errors import BadInput
 from servescope.experiment import Trial, declare
-from servescope.files import read_file
+from servescope.experiment_file import read_file
 from servescope.summary import summarise
 from tests.support.served import Served, healthy
 

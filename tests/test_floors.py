@@ -14,11 +14,11 @@ FLOORS = {
     "records": 1, "store": 1,
     "stats": 2, "token_times": 2, "metrics": 2, "goodput": 2, "doubts": 2, "summary": 2,
     "tally": 2,
-    "experiment": 3, "files": 3, "deal": 3, "sessions": 3, "load": 3, "loads": 3, "lengths": 3,
+    "experiment": 3, "experiment_file": 3, "deal": 3, "sessions": 3, "load": 3, "loads": 3, "lengths": 3,
     "text": 3, "rulers": 3, "vocabulary": 3, "datasets": 3, "traces": 3,
     "engine": 4, "protocols": 4,
     "client": 5, "serve": 5, "collect": 5,
-    "stage": 6, "bench": 6, "simulated": 6, "offers": 6, "conduct": 6, "engines": 6, "selftest": 6,
+    "stage": 6, "prepare": 6, "simulated": 6, "offers": 6, "conduct": 6, "engines": 6, "selftest": 6,
     "report": 8,
     "cli": 9, "cli_selftest": 9, "__main__": 9, "__init__": 9,
 }  # fmt: skip

@@ -201,7 +201,7 @@ def run(target: tuple[str, ...], form: str, *, as_json: bool, quiet: bool, **opt
 def _trial(targets: tuple[str, ...], **options: Any) -> Any:  # noqa: ANN401 (a Trial; see run on imports)
     """The trial that file and options together declare; what is on the command line wins."""
     from servescope.experiment import declare  # noqa: PLC0415
-    from servescope.files import is_file, read_file  # noqa: PLC0415
+    from servescope.experiment_file import is_file, read_file  # noqa: PLC0415
 
     given = {name: value for name, value in options.items() if _given(name)}
     declared: dict[str, Any] = {"target": list(targets)}

@@ -16,7 +16,6 @@ import msgspec
 
 import servescope
 from servescope import collect, offers, protocols, summary
-from servescope.bench import Interrupt, Watcher, api_key, prepare
 from servescope.client.address import parse_target, redact
 from servescope.client.secret import Secret
 from servescope.datasets import ItemSource
@@ -27,6 +26,7 @@ from servescope.errors import BadInput
 from servescope.experiment import Plan, Trial, resolve
 from servescope.load import Open
 from servescope.offers import Offer
+from servescope.prepare import Interrupt, Watcher, api_key, prepare
 from servescope.records import WARMUP_STAGE
 from servescope.serve import Server
 from servescope.simulated import Simulated

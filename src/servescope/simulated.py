@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import msgspec
 
-from servescope.bench import Interrupt, Watcher, make_items, note_lengths
 from servescope.client.probe import Endpoint
 from servescope.client.workers import Live
 from servescope.datasets import Message
@@ -17,6 +16,7 @@ from servescope.engine.scheduler import Engine
 from servescope.engine.simulate import simulate
 from servescope.engine.tokenizer import prompt_tokens, tokenize
 from servescope.experiment import Plan
+from servescope.prepare import Interrupt, Watcher, make_items, note_lengths
 from servescope.rulers import TOKENIZER, ruler_from_tokenizer
 from servescope.store import RunWriter, Stage
 from servescope.tally import Tally

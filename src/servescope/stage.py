@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from servescope.bench import Bench, encode
 from servescope.client import answer, wire, workers
 from servescope.client.feed import Settings
 from servescope.client.flush import flush_cache
@@ -18,6 +17,7 @@ from servescope.client.secret import without
 from servescope.client.wire import Exchange
 from servescope.deal import Deal, Dealt, not_sent
 from servescope.load import Closed, Open
+from servescope.prepare import Bench, encode
 from servescope.protocols import plain_text
 from servescope.records import CANCELLED, Record, Sample
 from servescope.store import Stage

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 import msgspec
 
 import servescope
-from servescope.client import measure, workers
+from servescope.client import workers
 from servescope.client.address import Address, parse_target, resolve_host
 from servescope.client.feed import Settings
 from servescope.client.http import tls_context
 from servescope.client.probe import Dialogue, Endpoint, probe
+from servescope.client.ruler import ruler_of
 from servescope.client.secret import Secret, without
 from servescope.datasets import Item, ItemSource, Setting
 from servescope.errors import BadInput
@@ -128,9 +129,7 @@ def prepare(
             want = f"want targets that speak the same protocol: {first.endpoint.protocol}"
             raise BadInput("TARGET", other.endpoint.url, want)
     _check_context(plan, first.endpoint.context_tokens)
-    ruler = measure.ruler(
-        first.dialogue, first.endpoint, wire, trial.tokenizer, stream=trial.stream
-    )
+    ruler = ruler_of(first.dialogue, first.endpoint, wire, trial.tokenizer, stream=trial.stream)
     items = make_items(plan, ruler)
     _check_history(items, wire, trial)
     manifest = writer.manifest

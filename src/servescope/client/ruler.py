@@ -24,7 +24,7 @@ class _Untold(Exception):
     """The server does not count prompts, as it need not."""
 
 
-def ruler(
+def ruler_of(
     dialogue: Dialogue,
     endpoint: Endpoint,
     wire: WireProtocol,
