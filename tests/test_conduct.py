@@ -1,9 +1,12 @@
 """Runs of several turns, several targets and several passes, as the servers see them."""
 
 import json
+import re
 import sys
 from itertools import pairwise
+from pathlib import Path
 
+import msgspec
 import pytest
 
 from servescope import cli
@@ -269,3 +272,44 @@ def test_any_json_api_is_measured_by_what_a_file_says_of_it(tmp_path):
     counted = {(r.input_tokens, r.output_tokens, r.count_source) for r in run.records()}
     assert counted == {(12, 5, "server")}
     assert all(request.json["ignore_eos"] for request in server.requests)
+
+
+def test_the_page_on_files_has_every_key():
+    page = (Path(__file__).parents[1] / "docs" / "experiment.md").read_text()
+    rows = re.findall(r"^\| (`.*?`) \|", page, re.MULTILINE)
+    keys = {key for row in rows for key in re.findall(r"`(\w+)`", row)}
+    assert keys == {field.name for field in msgspec.structs.fields(Trial)}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"repeat_cache": ["warm"]}, "want cold or cold,warm"),
+        ({"max_concurrency": 1, "load": ["constant:5"]}, "at least one for each of the 2 targets"),
+        ({"load": ["trace:missing.csv"]}, "--load"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_sent(tmp_path, options, words):
+    with pytest.raises(BadInput, match=words):
+        measure(["http://127.0.0.1:9", "http://127.0.0.1:8"], tmp_path, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"protocol": "tgi"}, "--protocol"),
+        ({"collect": ["prometheus:http://127.0.0.1:9/metrics"]}, "--collect"),
+        ({"input_tokens": "40000"}, "32768 tokens of the target's context"),
+        ({"target": ["sim:vllm", "sim:tgi"]}, "want a simulated target to be the only one"),
+    ],
+)
+def test_what_means_nothing_to_a_simulated_target_is_refused(tmp_path, options, words):
+    with pytest.raises(BadInput, match=words):
+        measure(options.pop("target", "sim:vllm"), tmp_path, **options)
+
+
+def test_the_same_trial_can_be_carried_out_twice_without_a_target(tmp_path):
+    trial = Trial(requests=2, output_tokens="2", load=["sync"], out=str(tmp_path))
+    for _ in range(2):
+        assert conduct(trial).summary["stages"][0]["outcomes"] == {"completed": 2}
+    assert trial.target == []

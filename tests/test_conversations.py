@@ -10,32 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from servescope import datasets
-from servescope.datasets import ItemSource, Message, Setting, Turn, answer_to_come
+from servescope.datasets import Message, Turn, answer_to_come
 from servescope.errors import BadInput
-from servescope.lengths import parse as length
 from servescope.plugins import find
-from servescope.rulers import Ruler, ruler_by_words
+from tests.support.items import RULER, source
 
-RULER = ruler_by_words()
 SAID = {"q": "human", "a": "gpt"}
-
-
-def source(
-    text: str,
-    *,
-    seed: int = 0,
-    ruler: Ruler = RULER,
-    inputs: str | None = None,
-    outputs: str | None = None,
-) -> ItemSource:
-    setting = Setting(
-        seed=seed,
-        ruler=ruler,
-        input_tokens=length("--input-tokens", inputs) if inputs else None,
-        output_tokens=length("--output-tokens", outputs) if outputs else None,
-    )
-    return datasets.parse("--data", text).items(setting)
 
 
 def words(n: int) -> str:
@@ -102,8 +82,7 @@ def test_every_data_set_takes_part_in_these_tests():
 @settings(max_examples=20)
 @given(order=st.lists(st.integers(0, 25), min_size=1, max_size=12), seed=st.integers(0, 9))
 def test_a_seed_gives_the_same_items_and_turns_in_whatever_order(files, text, order, seed):
-    ruler = replace(RULER, takes_ids=True)
-    one, other = (source(text.format(files), seed=seed, ruler=ruler) for _ in range(2))
+    one, other = (source(text.format(files), seed=seed) for _ in range(2))
     known = [(one(i), one.turn(i)) for i in range(26)]
     assert [other.turn(i) for i in order] == [known[i][1] for i in order]
     assert [other(i) for i in order] == [known[i][0] for i in order]
@@ -111,8 +90,7 @@ def test_a_seed_gives_the_same_items_and_turns_in_whatever_order(files, text, or
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_no_prompt_comes_twice_and_another_seed_gives_others(files, text):
-    ruler = replace(RULER, takes_ids=True)
-    one, other = (source(text.format(files), seed=seed, ruler=ruler) for seed in (1, 2))
+    one, other = (source(text.format(files), seed=seed) for seed in (1, 2))
     found = [one(i).prompt for i in range(60)]
     assert len(set(found)) == 60
     assert found != [other(i).prompt for i in range(60)]
@@ -121,7 +99,7 @@ def test_no_prompt_comes_twice_and_another_seed_gives_others(files, text):
 @pytest.mark.parametrize("text", TEXTS)
 @given(seed=st.integers(0, 9))
 def test_sessions_count_their_turns_from_0_up(files, text, seed):
-    items = source(text.format(files), seed=seed, ruler=replace(RULER, takes_ids=True))
+    items = source(text.format(files), seed=seed)
     turns = [items.turn(i) for i in range(60)]
     seen: dict[int, int] = {}
     for turn in turns:
@@ -135,7 +113,7 @@ def test_sessions_count_their_turns_from_0_up(files, text, seed):
 
 @pytest.mark.parametrize("text", LIVE)
 def test_a_turn_waits_for_exactly_the_answers_before_it(files, text):
-    items = source(text.format(files), ruler=replace(RULER, takes_ids=True))
+    items = source(text.format(files))
     for i in range(40):
         prompt, number = items(i).prompt, items.turn(i).number
         said = "".join(m.content for m in prompt if isinstance(m, Message))

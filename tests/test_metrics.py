@@ -129,10 +129,19 @@ def test_chunks_counted_in_part_share_what_the_counts_leave():
     assert token_times.token_gaps(data).estimated
 
 
-def test_without_any_count_each_chunk_is_one_token():
-    found = told(request((0, 20, 40), output_tokens=None))
-    assert found["output_tokens"].mean == 3
-    assert found["itl_s"].p50 == pytest.approx(0.020)
+def test_where_an_answer_was_not_counted_no_rate_of_tokens_is_told():
+    found = told(request((0,), output_tokens=None), request((0, 20), output_tokens=2))
+    assert found["output_tokens"].n == 1
+    for name in ("output_tokens_per_s", "total_tokens_per_s", "tokens_per_chunk"):
+        assert found[name] is None
+    assert found["peak_output_tokens_per_s"] is None
+    assert found["normalized_latency_s_per_token"].n == 1
+
+
+def test_a_server_that_tells_of_some_cached_prompts_had_nothing_of_the_others():
+    found = told(request((0,), cached_tokens=30), request((0,)), request((0,)))
+    assert (found["cached_tokens"].n, found["cached_tokens"].mean) == (3, 10)
+    assert told(request((0,)))["cached_tokens"] is None
 
 
 def test_an_answer_in_one_chunk_has_neither_tpot_nor_gaps():

@@ -6,6 +6,7 @@ import pytest
 from servescope.conduct import conduct
 from servescope.errors import BadInput
 from servescope.experiment import Trial, declare
+from servescope.serve.scripted import LAST_CHUNK, chunk, head
 from servescope.summary import summarise
 from tests.support.served import Served, healthy
 
@@ -36,8 +37,8 @@ def test_every_request_that_was_due_has_an_outcome_when_a_cap_holds_most_of_them
 
 def test_a_stall_ends_by_the_time_between_tokens_though_the_first_may_take_longer(tmp_path):
     async def script(request, peer):
-        await peer.head()
-        await peer.chunk(b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n')
+        await peer.send(head())
+        await peer.send(chunk(b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n'))
         await peer.reader.read()
 
     with Served(script, probe=healthy(0, 0)) as server:
@@ -59,11 +60,11 @@ def test_a_stall_ends_by_the_time_between_tokens_though_the_first_may_take_longe
 )
 def test_counts_that_cannot_be_are_not_believed(tmp_path, usage):
     async def script(request, peer):
-        await peer.head()
+        await peer.send(head())
         choices = '"choices":[{"delta":{"content":"x"},"finish_reason":"stop"}]'
         body = f'{{{choices},"usage":{usage}}}'
-        await peer.chunk(f"data: {body}\n\ndata: [DONE]\n\n".encode())
-        await peer.end()
+        await peer.send(chunk(f"data: {body}\n\ndata: [DONE]\n\n".encode()))
+        await peer.send(LAST_CHUNK)
 
     with Served(script, probe=healthy(0, 0)) as server:
         _, summary = measure(server, tmp_path)
@@ -74,7 +75,7 @@ def test_counts_that_cannot_be_are_not_believed(tmp_path, usage):
 
 def test_answers_that_end_by_a_close_end_when_it_came(tmp_path):
     async def script(request, peer):
-        await peer.head("text/event-stream", "Connection: close")
+        await peer.send(head("Connection: close"))
         await peer.send(b'data: {"choices":[{"delta":{"content":"x"},"finish_reason":"stop"}]}\n\n')
         peer.close()
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from servescope import cli
-from servescope.serve.answers import USAGE, Piece, answer, event, head, streamed, whole
+from servescope.serve.answers import USAGE, Piece, answer, event, streamed, whole
+from servescope.serve.scripted import head
 from tests.support.command import QUICK, Command
 from tests.support.served import MODELS, Served
 

@@ -1,16 +1,17 @@
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from servescope import datasets, traces
-from servescope.datasets import ItemSource, Setting, Turn
+from servescope import traces
+from servescope.datasets import ItemSource, Turn
 from servescope.errors import BadInput
-from servescope.lengths import parse as length
-from servescope.rulers import Ruler, ruler_by_words
+from tests.support.items import RULER, source
+from tests.support.refusal import refused
 
 AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
 2023-11-16 18:17:03.9799600,4808,10
@@ -131,12 +132,8 @@ def test_a_trace_is_read_once_until_its_file_changes(save):
     ],
 )
 def test_a_wrong_trace_is_refused_with_the_line_and_what_would_be_right(save, content, place, hint):
-    with pytest.raises(BadInput) as caught:
+    with refused("--load", hint, place=place):
         traces.read("--load", save(content))
-    assert caught.value.field == "--load"
-    assert caught.value.value.endswith(place)
-    assert hint in caught.value.want
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("path", ["no/such/file", "/", "\0"])
@@ -170,13 +167,9 @@ def test_whatever_their_order_and_number_rows_come_back_sorted_by_time(tmp_path_
 
 # --- as a data set
 
-RULER = ruler_by_words()
 
-
-def source(path: str, *, ruler: Ruler = RULER, seed: int = 0, **lengths: str) -> ItemSource:
-    given = {key: length(f"--{key}", text) for key, text in lengths.items()}
-    setting = Setting(seed=seed, ruler=ruler, **given)
-    return datasets.parse("--data", f"trace:{path}").items(setting)
+def replayed(path: str, **more: Any) -> ItemSource:
+    return source(f"trace:{path}", **more)
 
 
 def words(prompt: str) -> list[str]:
@@ -203,7 +196,7 @@ def shared(one: str, other: str) -> int:
 @pytest.mark.parametrize("overhead", [0, 20])
 def test_items_are_as_long_as_the_rows_and_in_their_order(save, content, overhead):
     path = save(content)
-    items = source(path, ruler=replace(RULER, overhead=overhead))
+    items = replayed(path, ruler=replace(RULER, overhead=overhead))
     trace = traces.read("--data", path)
     for i in range(2 * len(trace)):
         item, row = items(i), i % len(trace)
@@ -213,14 +206,14 @@ def test_items_are_as_long_as_the_rows_and_in_their_order(save, content, overhea
 
 
 def test_the_user_may_want_another_length_of_answers_but_not_of_prompts(save):
-    assert source(save(AZURE), output_tokens="9")(0).output_tokens == 9
+    assert replayed(save(AZURE), outputs="9")(0).output_tokens == 9
     with pytest.raises(BadInput, match="--input-tokens"):
-        source(save(AZURE), input_tokens="9")
+        replayed(save(AZURE), inputs="9")
 
 
 def test_prompts_share_what_their_hash_ids_share(save):
     content = lines((70, [1, 2, 3]), (96, [1, 2, 4]), (96, [5, 2, 4]), (64, [1, 2]), (200, [1]))
-    items = source(f"{save(content)},block=32")
+    items = replayed(f"{save(content)},block=32")
     prompts = [items(i).prompt for i in range(5)]
     assert shared(prompts[0], prompts[1]) in range(64, 68)  # a few tokens agree by chance
     assert shared(prompts[0], prompts[2]) < 4
@@ -230,18 +223,18 @@ def test_prompts_share_what_their_hash_ids_share(save):
 
 def test_equal_rows_are_equal_prompts_and_rows_without_ids_are_not(save):
     content = lines((70, [1, 2, 3]), (70, [1, 2, 3]), (70, None), (70, None))
-    items = source(f"{save(content)},block=32")
+    items = replayed(f"{save(content)},block=32")
     assert items(0).prompt == items(1).prompt
     assert shared(items(2).prompt, items(3).prompt) < 4
 
 
 def test_no_prefix_is_shared_with_the_next_time_round_or_another_seed(save):
     path = f"{save(lines((70, [1, 2, 3]), (90, [1, 2, 4])))},block=32"
-    items = source(path)
+    items = replayed(path)
     assert shared(items(0).prompt, items(2).prompt) < 4
     assert shared(items(1).prompt, items(2).prompt) < 4
     assert shared(items(2).prompt, items(3).prompt) >= 64
-    assert shared(items(0).prompt, source(path, seed=1)(0).prompt) < 4
+    assert shared(items(0).prompt, replayed(path, seed=1)(0).prompt) < 4
 
 
 @given(
@@ -255,7 +248,7 @@ def test_whatever_the_hash_ids_a_prompt_has_its_exact_length(
 ):
     path = tmp_path_factory.mktemp("t") / "trace.jsonl"
     path.write_text(lines((tokens, ids), (tokens + 9, ids)))
-    items = source(f"{path},block={block}", ruler=replace(RULER, overhead=overhead))
+    items = replayed(f"{path},block={block}", ruler=replace(RULER, overhead=overhead))
     one, other = items(0), items(1)
     assert len(words(one.prompt)) + overhead == one.input_tokens == max(tokens, overhead + 1)
     whole = min(len(ids), tokens // block) * block - overhead
@@ -263,7 +256,7 @@ def test_whatever_the_hash_ids_a_prompt_has_its_exact_length(
 
 
 def test_rows_of_a_session_are_its_turns_and_other_sessions_the_next_time_round(save):
-    items = source(save(OURS))
+    items = replayed(save(OURS))
     assert [items.turn(i) for i in range(6)] == [
         *(Turn(0, 0, last=True), Turn(1, 0), Turn(1, 1, last=True)),
         *(Turn(3, 0, last=True), Turn(4, 0), Turn(4, 1, last=True)),
@@ -272,26 +265,25 @@ def test_rows_of_a_session_are_its_turns_and_other_sessions_the_next_time_round(
 
 
 def test_rows_without_sessions_stand_alone(save):
-    items = source(save(AZURE))
+    items = replayed(save(AZURE))
     assert items.alone
     assert [items.turn(i) for i in (0, 5)] == [Turn(0, last=True), Turn(5, last=True)]
 
 
 def test_items_are_the_same_in_whatever_order_they_are_asked(save):
     path = save(MOONCAKE)
-    one, other = source(path), source(path)
+    one, other = replayed(path), replayed(path)
     assert [one(i) for i in range(6)] == [other(i) for i in reversed(range(6))][::-1]
 
 
 def test_a_data_set_that_is_no_trace_is_refused(save):
-    with pytest.raises(BadInput) as caught:
-        source(save("prompt\nhello\n"))
-    assert caught.value.field == "--data"
+    with refused("--data"):
+        replayed(save("prompt\nhello\n"))
     with pytest.raises(BadInput, match="block to be 1"):
-        source(save(AZURE) + ",block=0")
+        replayed(save(AZURE) + ",block=0")
 
 
 def test_a_load_and_a_data_set_agree_on_what_is_row_k(save):
     trace = traces.read("--load", save(OURS))
     assert np.all(np.diff(trace.time_s) >= 0)
-    assert source(save(OURS))(0).input_tokens == trace.input_tokens[0] == 5
+    assert replayed(save(OURS))(0).input_tokens == trace.input_tokens[0] == 5

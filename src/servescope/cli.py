@@ -36,7 +36,7 @@ def cli() -> None:
     "--protocol",
     metavar="NAME",
     help="openai-chat, openai-completions, openai-responses, anthropic-messages, vllm, sglang, "
-    "tgi, lightllm, llamacpp.  [default: found out]",
+    "tgi, lightllm, llamacpp; template in an experiment file.  [default: found out]",
 )
 @click.option("--backend", "protocol", metavar="NAME", hidden=True)
 @click.option("--model", metavar="NAME", help="Default: the first in the server's list.")
@@ -68,7 +68,7 @@ def cli() -> None:
 @click.option(
     "--repeat-cache",
     metavar="cold,warm",
-    help="Run each stage with the same items twice; before a cold one the engine's cache is "
+    help="Run each stage twice with the same items; before the cold one the engine's cache is "
     "emptied, where it has a way.",
 )
 @click.option(
@@ -205,7 +205,9 @@ def _trial(targets: tuple[str, ...], **options: Any) -> Any:  # noqa: ANN401 (a 
 
     given = {name: value for name, value in options.items() if _given(name)}
     declared: dict[str, Any] = {"target": list(targets)}
-    if len(targets) == 1 and is_file(targets[0]):
+    if any(map(is_file, targets)):
+        if len(targets) > 1:
+            raise BadInput("TARGET", ", ".join(targets), "want one experiment file, and no URL")
         declared = read_file(targets[0])
     rate, cap = given.pop("request_rate", None), given.get("max_concurrency")
     if "load" in given and rate is not None:

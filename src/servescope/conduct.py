@@ -66,6 +66,9 @@ def conduct(trial: Trial, watcher: Watcher | None = None, command: list[str] | N
     config = parse_engine("TARGET", simulated[0]) if simulated else None
     if simulated and len(trial.targets) > 1:
         raise BadInput("TARGET", simulated[0], "want a simulated target to be the only one")
+    if simulated and trial.protocol is not None:
+        want = "want none with a simulated target: in virtual time nothing is sent"
+        raise BadInput("--protocol", trial.protocol, want)
     if simulated and trial.collect:
         want = "want no collectors with a simulated target: its time is not theirs"
         raise BadInput("--collect", ", ".join(trial.collect), want)

@@ -327,10 +327,11 @@ def _counted_locally(columns: Columns) -> Doubt | None:
     if not local:
         return None
     share = local / len(answered)
+    nobody = bool((answered.output_tokens == ABSENT).any())
     return Doubt(
         kind="counted_locally",
         message=f"the server did not count the tokens of {_percent(share)} of the answers; "
-        "they were counted here",
+        + ("nobody did" if nobody else "they were counted here"),
         value=share,
         limit=0.0,
         advice="have the server send usage with its stream, or give the model's own tokenizer",

@@ -104,7 +104,9 @@ def declare(options: dict[str, Any]) -> Trial:
     try:
         return msgspec.convert(plain, Trial)
     except msgspec.ValidationError as error:
-        raise BadInput("options", ", ".join(options), str(error)) from None
+        words, _, place = str(error).partition(" - at `$.")
+        name = place.rstrip("`").partition("[")[0].partition(".")[0]
+        raise BadInput(name or "options", plain.get(name, ""), f"want another: {words}") from None
 
 
 class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,15 +143,14 @@ def resolve(trial: Trial) -> Plan:
     for field, path in (("--ca-file", trial.ca_file), ("--api-key-file", trial.api_key_file)):
         if path is not None:
             readable(field, path)
-    for cache in trial.repeat_cache:
-        if cache not in ("cold", "warm"):
-            raise BadInput("--repeat-cache", cache, "want cold, warm or both: cold,warm")
+    if trial.repeat_cache not in ([], ["cold"], ["cold", "warm"]):
+        raise BadInput("--repeat-cache", ",".join(trial.repeat_cache), "want cold or cold,warm")
     _check_extra_body(trial.extra_body)
     limit = _limit(trial)
     found = _loads(trial, limit)
     dataset = data_sets.parse("--data", _data(trial, found))
-    if path := getattr(dataset, "path", None):
-        readable("--data", path)  # before anything is sent to the target
+    if path := getattr(dataset, "path", None):  # before anything is sent to the target
+        readable("--data" if trial.data else "--load", path)
     goodput.bounds(trial.slo, trial.goodput)
     inputs, outputs = lengths.joint(
         _lengths("--input-tokens", trial.input_tokens),

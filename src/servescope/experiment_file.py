@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +48,12 @@ def _parse(text: str, suffix: str) -> Any:  # noqa: ANN401 (whatever the file ho
     return _yaml(text)
 
 
-def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """A mapping of these; raises ValueError for a key that comes twice."""
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"{key} comes twice")
-        found[key] = value
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; raises ValueError for a key that comes twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)} comes twice")
     return found
 
 
@@ -71,7 +69,11 @@ def _yaml(text: str) -> Any:  # noqa: ANN401 (whatever the file holds)
             return super().compose_node(parent, index)
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:  # noqa: ANN401
-            _once((str(key.value), None) for key, _ in node.value)
+            seen: set[str] = set()
+            for key, _ in node.value:
+                if key.value in seen:
+                    raise ValueError(f"{key.value} comes twice, line {key.start_mark.line + 1}")
+                seen.add(key.value)
             return super().construct_mapping(node, deep)
 
     try:

@@ -154,14 +154,23 @@ def _latencies(columns: Columns, window: Window | None) -> dict[str, Figure]:
         tokens.seconds, weights=tokens.weight, groups=tokens.row, estimated=tokens.estimated
     )
     prompt = answered.input_tokens
-    cached = answered.cached_tokens
     result["input_tokens"] = distribution(prompt[prompt != ABSENT])
-    result["cached_tokens"] = distribution(cached[cached != ABSENT])
-    result["output_tokens"] = distribution(token_times.output_tokens(answered))
+    result["cached_tokens"] = distribution(_cached(answered))
+    output = answered.output_tokens
+    result["output_tokens"] = distribution(output[output != ABSENT])
     for name in ("reasoning_tokens", "tool_tokens"):
         spent = getattr(answered, name)
         result[name] = distribution(spent) if spent.any() else None
     return result
+
+
+def _cached(answered: Columns) -> NDArray[np.int64]:
+    """Cached tokens of each answer; none where no answer tells.
+
+    A server that tells of some answers is silent about those for which there was nothing to tell.
+    """
+    cached = answered.cached_tokens
+    return np.maximum(cached, 0) if (cached != ABSENT).any() else cached[:0]
 
 
 def _rates(columns: Columns, window: Window | None) -> dict[str, Figure]:
@@ -170,15 +179,19 @@ def _rates(columns: Columns, window: Window | None) -> dict[str, Figure]:
         return {**{f"{name}_per_s": None for name in names}, "concurrency": None}
     answered = columns.answered()
     arrived = window.holds(answered.chunk_ns)
+    counted = not (answered.output_tokens == ABSENT).any()
     tokens = token_times.arriving_tokens(answered)[arrived]
     prompts = answered.input_tokens[window.holds(token_times.first_chunk_ns(answered))]
-    # A sum that leaves out the prompts nobody counted would be too small without saying so.
-    total = None if (prompts == ABSENT).any() else float(prompts.sum() + tokens.sum())
+    # A sum that leaves out what nobody counted would be too small without saying so.
+    made = float(tokens.sum()) if counted else None
+    total = None if made is None or (prompts == ABSENT).any() else float(prompts.sum()) + made
     ended = float(window.holds(token_times.ended_ns(answered)).sum())
     return {
-        "output_tokens_per_s": _per_second(float(tokens.sum()), window),
+        "output_tokens_per_s": None if made is None else _per_second(made, window),
         "total_tokens_per_s": None if total is None else _per_second(total, window),
-        "peak_output_tokens_per_s": peak_rate(answered.chunk_ns[arrived], tokens, window),
+        "peak_output_tokens_per_s": peak_rate(answered.chunk_ns[arrived], tokens, window)
+        if counted
+        else None,
         "requests_per_s": _per_second(ended, window),
         "concurrency": concurrency(columns, window),
     }
@@ -186,7 +199,7 @@ def _rates(columns: Columns, window: Window | None) -> dict[str, Figure]:
 
 def _chunking(answered: Columns) -> dict[str, Figure]:
     chunks = len(answered.chunk_ns)
-    if not chunks:
+    if not chunks or (answered.output_tokens == ABSENT).any():
         return {"tokens_per_chunk": None, "merged_reads_ratio": None}
     return {
         "tokens_per_chunk": float(token_times.chunk_tokens(answered).tokens.sum()) / chunks,

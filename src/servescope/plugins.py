@@ -19,6 +19,8 @@ from servescope.errors import BadInput
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
+_MOST_TOLD = 50
+
 
 @cache
 def find(package: str) -> dict[str, type[msgspec.Struct]]:
@@ -134,9 +136,14 @@ def main_field(package: str, name: str) -> str | None:
 
 
 def one_of(value: str, known: Any) -> str:  # noqa: ANN401
-    """'one of a, b, c (did you mean b?)' for a message about an unknown value."""
+    """'one of a, b, c (did you mean b?)' for a message about an unknown value.
+
+    Of very many names only the likely one is told.
+    """
     names = list(known)
     close = difflib.get_close_matches(value, names, n=1)
+    if close and len(names) > _MOST_TOLD:
+        return f"one of {len(names)} names (did you mean {close[0]}?)"
     hint = f" (did you mean {close[0]}?)" if close else ""
     return (f"one of {', '.join(names)}" if names else "no settings here") + hint
 

@@ -128,7 +128,7 @@ def prepare(
         if other.endpoint.protocol != first.endpoint.protocol:
             want = f"want targets that speak the same protocol: {first.endpoint.protocol}"
             raise BadInput("TARGET", other.endpoint.url, want)
-    _check_context(plan, first.endpoint.context_tokens)
+    check_context(plan, first.endpoint.context_tokens)
     ruler = ruler_of(first.dialogue, first.endpoint, wire, trial.tokenizer, stream=trial.stream)
     items = make_items(plan, ruler)
     _check_history(items, wire, trial)
@@ -225,7 +225,7 @@ def _context(address: Address, trial: Trial) -> ssl.SSLContext | None:
         raise BadInput("--ca-file", trial.ca_file, f"want PEM certificates ({error})") from None
 
 
-def _check_context(plan: Plan, context: int | None) -> None:
+def check_context(plan: Plan, context: int | None) -> None:
     """Refuse lengths that the target's context cannot hold."""
     if context is None:
         return

@@ -16,7 +16,7 @@ from servescope.engine.scheduler import Engine
 from servescope.engine.simulate import simulate
 from servescope.engine.tokenizer import prompt_tokens, tokenize
 from servescope.experiment import Plan
-from servescope.prepare import Interrupt, Watcher, make_items, note_lengths
+from servescope.prepare import Interrupt, Watcher, check_context, make_items, note_lengths
 from servescope.rulers import TOKENIZER, ruler_from_tokenizer
 from servescope.store import RunWriter, Stage
 from servescope.tally import Tally
@@ -43,6 +43,7 @@ class Simulated:
         self._engine = Engine(config)
         overhead = len(prompt_tokens((Message("user", "a"),))) - len(tokenize("a"))
         ruler = replace(ruler_from_tokenizer(tokenize, TOKENIZER), overhead=overhead)
+        check_context(plan, config.longest)
         self.items = make_items(plan, ruler)
         endpoint = Endpoint(
             url=str(config),
@@ -79,6 +80,7 @@ class Simulated:
             start_ns=self._now_ns,
             cap=self._plan.trial.max_concurrency,
             keep_text=self._plan.trial.keep_text,
+            stream=self._plan.trial.stream,
         )
         tally, look_s = Tally(), 0.0
         for record in records:

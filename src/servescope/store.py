@@ -210,6 +210,12 @@ class Run:
             found = self.manifest.schema
             raise BadInput("DIR", path, f"want schema {SCHEMA}, found {found}")
 
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What summary.json holds. Raises BadInput where there is none: `servescope report DIR`."""
+        found: dict[str, Any] = msgspec.json.decode(_read(self.path / "summary.json"))
+        return found
+
     def records(self) -> Iterator[Record]:
         """The finished requests in the order of their ends; a line cut by a kill is left out."""
         yield from _lines(self.path / "requests.jsonl", Record)

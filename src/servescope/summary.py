@@ -112,9 +112,9 @@ def summarise(run: Run) -> Summary:
 def _target(manifest: Manifest) -> str:
     found = manifest.endpoint
     engine = " ".join(filter(None, (found.get("engine"), found.get("engine_version"))))
-    return ", ".join(
-        filter(None, (found.get("model"), engine, found.get("protocol"), found.get("url")))
-    )
+    others = len(manifest.targets) - 1
+    where = found.get("url", "") + (f" and {others} more" if others > 0 else "")
+    return ", ".join(filter(None, (found.get("model"), engine, found.get("protocol"), where)))
 
 
 def write(run: Run, summary: Summary) -> Path:

@@ -72,16 +72,6 @@ def ended_ns(columns: Columns) -> Ints:
     return np.where(columns.end_ns != ABSENT, columns.end_ns, last_chunk_ns(columns))
 
 
-def output_tokens(columns: Columns) -> Ints:
-    """Tokens of each answer, shape (n,): as recorded, else one a chunk that nobody counted."""
-    absent = columns.output_tokens == ABSENT
-    if not absent.any():
-        return columns.output_tokens
-    counted = np.where(columns.chunk_tokens == ABSENT, 1, columns.chunk_tokens)
-    summed = _sum_rows(columns, counted).astype(np.int64)
-    return np.where(absent, summed, columns.output_tokens)
-
-
 def chunk_rows(columns: Columns) -> Ints:
     """The row that each chunk belongs to, shape as `Columns.chunk_ns`."""
     return np.repeat(np.arange(len(columns)), chunk_counts(columns))
@@ -92,7 +82,7 @@ def chunk_tokens(columns: Columns) -> ChunkTokens:
     row = chunk_rows(columns)
     guessed = columns.chunk_tokens == ABSENT
     known = np.where(guessed, 0, columns.chunk_tokens).astype(np.float64)
-    left = np.maximum(output_tokens(columns) - _sum_rows(columns, known), 0)
+    left = np.maximum(columns.output_tokens - _sum_rows(columns, known), 0)
     share = left / np.maximum(_sum_rows(columns, guessed), 1)
     return ChunkTokens(np.where(guessed, share[row], known), guessed)
 
@@ -107,7 +97,7 @@ def arriving_tokens(columns: Columns) -> Floats:
     row, sums = chunk_rows(columns), _sum_rows(columns, tokens)
     even = 1 / np.maximum(chunk_counts(columns), 1)
     part = np.where(sums[row] > 0, tokens / np.where(sums > 0, sums, 1)[row], even[row])
-    return part * output_tokens(columns)[row]
+    return part * np.maximum(columns.output_tokens, 0)[row]
 
 
 def chunk_gaps(columns: Columns) -> Gaps:
@@ -133,7 +123,7 @@ def per_request(columns: Columns) -> dict[str, Floats]:
     """The figures that have one value a request, in seconds, shape (n,) each; NaN where absent."""
     first, last = first_chunk_ns(columns), last_chunk_ns(columns)
     e2e = seconds(last, columns.sent_ns)
-    tokens = output_tokens(columns)
+    tokens = columns.output_tokens
     return {
         "lateness_s": seconds(columns.sent_ns, columns.due_ns),
         "connect_s": np.where(columns.sent_ns != ABSENT, columns.connect_ns / 1e9, np.nan),
@@ -166,7 +156,7 @@ def _over(time: Floats, tokens: Ints) -> Floats:
 def _first_tokens(columns: Columns) -> Ints:
     """Tokens in the first chunk, 1 if unknown; the whole answer where no other chunk follows."""
     several = chunk_counts(columns) > 1
-    tokens = output_tokens(columns).copy()
+    tokens = columns.output_tokens.copy()
     opening = columns.chunk_tokens[columns.chunk_start[:-1][several]]
     tokens[several] = np.where(opening == ABSENT, 1, opening)
     return tokens

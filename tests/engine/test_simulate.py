@@ -116,19 +116,31 @@ def test_what_the_cap_held_to_the_end_is_cancelled():
 def test_a_full_queue_fails_in_a_servers_words():
     records = run(engine(max_waiting=2, max_sequences=1), due_at(0, 0, 0, 1))
     assert [record.outcome for record in records] == [
-        *("failed:http_5xx", "completed", "completed", "completed")
+        *("failed:server_error_event", "completed", "completed", "completed")
     ]
-    assert records[0].status == 503
-    assert records[0].reason.startswith("HTTP 503; The engine is currently busy")
+    assert records[0].status == 200
+    assert records[0].reason.startswith("The engine is currently busy")
     assert records[0].chunk_ns == []
     assert (records[0].sent_ns, records[0].end_ns) == (0, MS)
+
+
+@pytest.mark.parametrize(
+    ("settings", "stream"), [({}, False), ({"engine": "llamacpp"}, True)], ids=["whole", "llamacpp"]
+)
+def test_a_full_queue_is_told_by_status_where_nothing_is_streamed_and_by_some_engines(
+    settings, stream
+):
+    target = engine(max_waiting=2, max_sequences=1, **settings)
+    records = run(target, due_at(0, 0, 0, 1), stream=stream)
+    assert (records[0].outcome, records[0].status) == ("failed:http_5xx", 503)
+    assert records[0].reason.startswith("HTTP 503; The engine is currently busy")
 
 
 def test_a_user_who_is_turned_away_asks_again():
     target = engine(max_waiting=1, max_sequences=1)
     records = run(target, Closed(users=3), Limit(requests=60))
     assert len(records) == 60
-    assert target.totals.turned_away == sum(record.status == 503 for record in records) > 0
+    assert target.totals.turned_away == sum(not record.chunk_ns for record in records) > 0
 
 
 def test_what_can_never_fit_fails_and_the_rest_goes_on():

@@ -163,7 +163,7 @@ def test_who_does_not_read_a_stream_is_cut_off(served):
 
 def test_an_answer_takes_as_many_steps_as_it_has_tokens(served):
     step_s, tokens = 0.005, 120
-    client = served(f"sim:vllm?step={step_s}&prefill=0&sequence=0&context=0&model=tiny")
+    client = served(f"sim:vllm?step={step_s}s&prefill=0&sequence=0&context=0&model=tiny")
     client.ask(CHAT, an_ask(CHAT))
     ratios: list[float] = []
     while len(ratios) < 5 and min(ratios, default=2) > 1.05:  # a machine that is busy may be late

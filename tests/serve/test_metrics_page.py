@@ -106,7 +106,7 @@ def test_buckets_are_cumulative_and_the_last_holds_all(served):
 
 def test_times_are_those_of_the_steps(served):
     step_s, tokens = 0.005, 40
-    client = served(f"sim:vllm?step={step_s}&prefill=0&sequence=0&context=0&model=tiny")
+    client = served(f"sim:vllm?step={step_s}s&prefill=0&sequence=0&context=0&model=tiny")
     client.ask(WIRE, Ask(prompt=PROMPT, output_tokens=tokens, model="tiny"))
     counted = client.metrics()
     decode_s = counted["vllm:request_decode_time_seconds_sum"]

@@ -33,7 +33,7 @@ def figures(target, tmp_path, **options):
         ("sim:vllm?step=20ms&kv_tokens=640", {"load": ["users:8"], "requests": 64}),
         (
             "sim:vllm?step=20ms",
-            {"load": ["users:4"], "requests": 40, "data": "sessions:turns=4,think=30ms"},
+            {"load": ["users:8"], "requests": 120, "data": "sessions:turns=4,think=30ms"},
         ),
     ],
     ids=["closed", "open", "queue", "preemption", "sessions"],

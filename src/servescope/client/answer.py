@@ -118,7 +118,7 @@ def _fill_content(
         result.chunk_tokens = _chunk_tokens(reading.chunk_total, result.output_tokens)
     if reading.reasoning_chunks:
         counted = reading.reasoning_tokens
-        if counted is None or not 0 < counted <= result.output_tokens:
+        if counted is None or not 0 < counted <= (result.output_tokens or 0):
             counted = _part(result, reading.reasoning_chunks)
         result.reasoning_tokens = counted
     if reading.tool_chunks:
@@ -134,8 +134,13 @@ def _part(result: Record, chunks: list[int]) -> int:
     return round((result.output_tokens or 0) * share)
 
 
-def _output_tokens(reading: Reading, asked: Asked, counted: int | None) -> tuple[int, str]:
-    """Usage where it is credible, else a tokenizer's count, else the number of chunks."""
+def _output_tokens(
+    reading: Reading, asked: Asked, counted: int | None
+) -> tuple[int, str] | tuple[None, None]:
+    """Usage where it is credible, else a tokenizer's count, else the number of chunks.
+
+    An answer in one piece that nobody has counted has no count: its one chunk is not one token.
+    """
     chunks, usage = len(reading.chunk_at), reading.output_tokens
     if usage is not None and usage > 0:
         came = counted if counted is not None else chunks
@@ -143,7 +148,9 @@ def _output_tokens(reading: Reading, asked: Asked, counted: int | None) -> tuple
         too_few = asked.stream and usage * CONTRADICTION < chunks
         if not too_many and not too_few:
             return usage, "server"
-    return (counted, "tokenizer") if counted is not None else (chunks, "chunks")
+    if counted is not None:
+        return counted, "tokenizer"
+    return (chunks, "chunks") if asked.stream else (None, None)
 
 
 def _chunk_tokens(totals: list[int | None], output_tokens: int | None) -> list[int] | int | None:

@@ -180,7 +180,11 @@ def probe(
             there |= trial.there
         if there:
             break
-    if not endpoint.model:
+    else:
+        if protocol is None:
+            del reasons[1:]  # the others say the same
+            reasons.append("nor is any other protocol there: is this the server's base URL?")
+    if not endpoint.model and there:
         reasons.append("no model in /v1/models; name one with --model")
     raise Unreachable(f"{address.url} answers nothing useful: " + "; ".join(reasons))
 

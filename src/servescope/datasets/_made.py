@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from servescope.datasets import Item, Single
 from servescope.errors import BadInput
-from servescope.lengths import Fixed, Lengths, Uniform, at
+from servescope.lengths import Fixed, Lengths, at
 from servescope.seeds import generator
 from servescope.text import prose_of_exactly
 
@@ -68,11 +68,11 @@ def drawn(
 ) -> tuple[Callable[[int], int], Callable[[int], int]]:
     """Input and output length of each item: as the user says, else `inputs` and `outputs`.
 
-    Raises BadInput naming `--input-tokens` when lengths below `least` were asked for by name; the
-    tail of a law that merely reaches below it is moved up to it.
+    What a law draws below `least` is moved up to it. Raises BadInput naming `--input-tokens` when
+    all that was asked for is below it.
     """
     wanted, answer = setting.input_tokens or inputs, setting.output_tokens or outputs
-    if wanted.smallest() < least and not _open_below(wanted):
+    if (wanted.largest() or least) < least:
         want = f"want at least {least}: so long is the shortest prompt with what the target adds"
         raise BadInput("--input-tokens", wanted, want)
     return (
@@ -134,8 +134,3 @@ def ids_of_exactly(ruler: Ruler, n: int, rng: np.random.Generator) -> tuple[int,
     if len(ruler.known_ids) == 0:
         return tuple(rng.integers(*_ID_RANGE, size=size).tolist())
     return tuple(rng.choice(ruler.known_ids, size).tolist())
-
-
-def _open_below(lengths: Lengths) -> bool:
-    """Whether nobody said how short the shortest is."""
-    return not isinstance(lengths, Fixed | Uniform) and not getattr(lengths, "min", None)

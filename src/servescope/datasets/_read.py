@@ -58,12 +58,12 @@ def read_text(path: str) -> str:
         raise BadInput("--data", path, f"want a file that can be read: {reason}") from None
 
 
-def decode_json(text: str, place: str) -> object:
+def decode_json(text: str, place: str, what: str = "JSON") -> object:
     """The JSON value in `text`; raises BadInput naming `--data` and the `place` it stands at."""
     try:
         decoded: object = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
-        raise BadInput("--data", place, f"want JSON: {error}") from None
+        raise BadInput("--data", place, f"want {what}: {error}") from None
     return decoded
 
 

@@ -56,7 +56,7 @@ class ShareGPT(msgspec.Struct, frozen=True, tag="sharegpt"):
         Raises BadInput naming `--data` when the file cannot be read or nothing of it is usable.
         """
         refuse(setting, "sharegpt")
-        conversations = decode_json(read_text(self.path), self.path)
+        conversations = decode_json(read_text(self.path), self.path, "one JSON list")
         if not isinstance(conversations, list):
             raise BadInput("--data", self.path, "want a JSON list of conversations")
         ordered = in_order(conversations, setting.seed, shuffle=self.shuffle)

@@ -81,11 +81,16 @@ class Replay:
         return Turn(again * len(self._trace) + session, *self._turns[row])
 
     def _parts(self, i: int, tokens: int) -> list[tuple[int, tuple[str, int]]]:
-        """Tokens of each part of a prompt, and what it is the text of: a block, or this item."""
+        """Tokens of each part of a prompt, and what it is the text of: a block, or this item.
+
+        Blocks are counted in the text alone: what the target adds before it may move them, but a
+        prefix that is shared has all the tokens that the trace says. A block that is not whole is
+        shared by prompts of the same length.
+        """
         again, row = divmod(i, len(self._trace))
         hash_ids = self._trace.hash_ids[row] if self._trace.hash_ids else None
         least = self._inside.least
-        parts, done = [], self._setting.ruler.overhead
+        parts, done, tokens = [], 0, tokens - self._setting.ruler.overhead
         for k, hash_id in enumerate([] if hash_ids is None else hash_ids.tolist()):
             end = min(tokens, (k + 1) * self._block)
             if end - done >= least:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import types
+from decimal import Decimal
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -145,7 +146,8 @@ def _seconds(name: str, said: float | str) -> float:
         seconds = parse_duration_s(name, said) if isinstance(said, str) else float(said)
     except BadInput:
         raise ValueError(want) from None
-    if not (math.isfinite(seconds) and seconds >= 0):
+    without_unit = isinstance(said, str) and said[-1:].isdigit() and seconds > 0  # 8 ms, or 8 s?
+    if without_unit or not (math.isfinite(seconds) and seconds >= 0):
         raise ValueError(want)
     return seconds
 
@@ -155,4 +157,6 @@ def _kinds(kind: Any) -> tuple[Any, ...]:  # noqa: ANN401 (a type, or a union of
 
 
 def _text(value: object) -> str:
+    if isinstance(value, float):  # without an exponent
+        return f"{Decimal(repr(value)):f}s"
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -24,6 +24,8 @@ BUSY = (
     "The engine is currently busy and cannot accept new requests. "
     "Please try again later or on a different instance."
 )
+TOLD_IN_STREAM = ("vllm", "sglang", "tgi")
+"""Engines that answer a stream with status 200 and tell of overload in it."""
 
 
 def simulate(
@@ -35,6 +37,7 @@ def simulate(
     start_ns: int = 0,
     cap: int | None = None,
     keep_text: bool = False,
+    stream: bool = True,
 ) -> Iterator[Record]:
     """The records of one stage, as they end, no faster than they are taken.
 
@@ -51,6 +54,7 @@ def simulate(
         cap=cap or NEVER,
         end_ns=NEVER if deal.limit.duration_s is None else round(deal.limit.duration_s * 1e9),
         keep_text=keep_text,
+        stream=stream,
     ).run()
 
 
@@ -71,6 +75,7 @@ class _Stage:
     end_ns: int
     """No request starts then or later."""
     keep_text: bool
+    stream: bool
     busy: int = field(default=0, init=False)
     on_the_way: deque[Arrival] = field(default_factory=deque, init=False)
     """Requests that were sent and have not come to the engine."""
@@ -136,6 +141,8 @@ class _Stage:
                 return None
         except ValueError as error:
             return self._refused(asked, "http_4xx", 400, str(error))
+        if self.stream and self.engine.config.engine in TOLD_IN_STREAM:
+            return self._refused(asked, "server_error_event", 200, BUSY)
         return self._refused(asked, "http_5xx", 503, BUSY)
 
     def _answered(self, work: Work, now: int) -> Record:
@@ -159,7 +166,8 @@ class _Stage:
         at_ns = asked.sent_ns + 2 * self._way_ns
         record = self._record(asked, at_ns)
         record.first_byte_ns = record.end_ns
-        record.outcome, record.reason = f"failed:{kind}", f"HTTP {status}; {why}"
+        told = why if status == 200 else f"HTTP {status}; {why}"
+        record.outcome, record.reason = f"failed:{kind}", told
         record.status = status
         self._over(asked, at_ns, None)
         return record

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    _Parts = list[tuple[str, str]]
+
 __all__ = [
     "MOST_TOKENS",
     "Empirical",
@@ -57,9 +59,9 @@ def parse(field: str, text: str) -> Lengths:
     Uniform(low=1, high=512)
     """
     name, parts = split(field, text)
-    read = _FORMS.get(name, _fixed)
+    read = _FORMS.get(name)
     try:
-        return read(name, parts)
+        return read(parts) if read else _fixed(name, parts)
     except ValueError as error:
         raise BadInput(field, text, str(error)) from None
     except BadInput as error:  # in a file
@@ -94,7 +96,7 @@ def _block(lengths: Lengths, seed: int, purpose: str, block: int) -> NDArray[np.
     return lengths.draw(generator(seed, purpose, block), _BLOCK)
 
 
-def _fixed(name: str, parts: list[tuple[str, str]]) -> Fixed:
+def _fixed(name: str, parts: _Parts) -> Fixed:
     if parts or not name.isascii() or not name.isdigit() or len(name) > 15:
         raise ValueError(_CUSTOMARY if name[:1] in "-+.0123456789" else _unknown(name))
     return Fixed(int(name))
@@ -104,58 +106,58 @@ def _unknown(name: str) -> str:
     return f"want a number of tokens, or {one_of(name, _FORMS)}"
 
 
-def _uniform(name: str, parts: list[tuple[str, str]]) -> Uniform:  # noqa: ARG001
+def _uniform(parts: _Parts) -> Uniform:
     match = _RANGE.fullmatch(parts[0][1]) if len(parts) == 1 and not parts[0][0] else None
     if match is None:
         raise ValueError("want uniform:LOW-HIGH, such as uniform:1-512")
     return Uniform(int(match[1]), int(match[2]))
 
 
-def _normal(name: str, parts: list[tuple[str, str]]) -> Normal:  # noqa: ARG001
-    given = _known(parts, ("mean", "std", "min", "max"), needed=("mean", "std"))
-    mean, std = _number("mean", given["mean"]), _number("std", given["std"])
-    return Normal(mean, std, _bound("min", given), _bound("max", given))
+def _normal(parts: _Parts) -> Normal:
+    return Normal(*_bounded(parts, "mean", "std"))
 
 
-def _lognormal(name: str, parts: list[tuple[str, str]]) -> Lognormal:  # noqa: ARG001
-    if dict(parts).keys() & {"median", "sigma"}:
-        given = _known(parts, ("median", "sigma", "min", "max"), needed=("median", "sigma"))
-        median, sigma = (_number(key, given[key]) for key in ("median", "sigma"))
-        if sigma > 5:
-            raise ValueError("want sigma from 0 to 5")
-        mean = median * math.exp(sigma**2 / 2)
-        std = mean * math.sqrt(math.expm1(sigma**2))
-    else:
-        given = _known(parts, ("mean", "std", "min", "max"), needed=("mean", "std"))
-        mean, std = _number("mean", given["mean"]), _number("std", given["std"])
-    return Lognormal(mean, std, _bound("min", given), _bound("max", given))
+def _lognormal(parts: _Parts) -> Lognormal:
+    if not dict(parts).keys() & {"median", "sigma"}:
+        return Lognormal(*_bounded(parts, "mean", "std"))
+    median, sigma, least, most = _bounded(parts, "median", "sigma")
+    demand(sigma <= 5, "want sigma from 0 to 5")
+    mean = median * math.exp(sigma**2 / 2)
+    return Lognormal(mean, mean * math.sqrt(math.expm1(sigma**2)), least, most)
 
 
-def _exponential(name: str, parts: list[tuple[str, str]]) -> Exponential:  # noqa: ARG001
+def _bounded(parts: _Parts, *keys: str) -> tuple[float, float, int | None, int | None]:
+    """The two numbers of a law, and the bounds that may be given too."""
+    given = _known(parts, (*keys, "min", "max"), needed=keys)
+    first, second = (_number(key, given[key]) for key in keys)
+    return first, second, _bound("min", given), _bound("max", given)
+
+
+def _exponential(parts: _Parts) -> Exponential:
     given = _known(parts, ("mean", "max", "beyond"), needed=("mean",))
     mean = _number("mean", given["mean"])
     return Exponential(mean, _bound("max", given), given.get("beyond", "clip"))
 
 
-def _empirical(name: str, parts: list[tuple[str, str]]) -> Empirical:  # noqa: ARG001
+def _empirical(parts: _Parts) -> Empirical:
     path, rest = _path(parts)
     column = _known(rest, ("column",), needed=()).get("column")
-    return Empirical(path, column, read_lengths("", path, column))
+    return Empirical(path, read_lengths("", path, column), column)
 
 
-def _pairs(name: str, parts: list[tuple[str, str]]) -> Pairs:  # noqa: ARG001
+def _pairs(parts: _Parts) -> Pairs:
     path, rest = _path(parts)
     _known(rest, (), needed=())
     return Pairs(path, read_pairs("", path))
 
 
-def _path(parts: list[tuple[str, str]]) -> tuple[str, list[tuple[str, str]]]:
+def _path(parts: _Parts) -> tuple[str, _Parts]:
     if not parts or parts[0][0]:
         raise ValueError("want a file: empirical:FILE or pairs:FILE")
     return parts[0][1], parts[1:]
 
 
-_FORMS: dict[str, Callable[[str, list[tuple[str, str]]], Lengths]] = {
+_FORMS: dict[str, Callable[[_Parts], Lengths]] = {
     "uniform": _uniform,
     "normal": _normal,
     "lognormal": _lognormal,
@@ -165,14 +167,11 @@ _FORMS: dict[str, Callable[[str, list[tuple[str, str]]], Lengths]] = {
 }
 
 
-def _known(
-    parts: list[tuple[str, str]], keys: tuple[str, ...], needed: tuple[str, ...]
-) -> dict[str, str]:
+def _known(parts: _Parts, keys: tuple[str, ...], needed: tuple[str, ...]) -> dict[str, str]:
     for key, value in parts:
         if key not in keys:
-            raise ValueError(
-                f"{key or value} is no setting here: want {one_of(key or value, keys)}"
-            )
+            wrong = key or value
+            raise ValueError(f"{wrong} is no setting here: want {one_of(wrong, keys)}")
     given = dict(parts)
     missing = [f"{key}=..." for key in needed if key not in given]
     demand(not missing, f"want {' and '.join(missing)} too")

@@ -70,8 +70,8 @@ class Uniform(msgspec.Struct, frozen=True):
         return self.high
 
 
-class Normal(msgspec.Struct, frozen=True):
-    """A normal law, clipped to the bounds given and to 1."""
+class _Bounded(msgspec.Struct, frozen=True):
+    """A law of a mean and a standard deviation, clipped to the bounds given and to 1."""
 
     mean: float
     std: float
@@ -84,11 +84,11 @@ class Normal(msgspec.Struct, frozen=True):
         _demand_bounds(self.min, self.max)
 
     def __str__(self) -> str:
-        return "normal:" + _settings(mean=self.mean, std=self.std, min=self.min, max=self.max)
+        return f"{type(self).__name__.lower()}:" + _settings(**msgspec.structs.asdict(self))
 
     def draw(self, rng: np.random.Generator, n: int) -> NDArray[np.int64]:
         """`n` lengths, shape (n,)."""
-        return _whole(rng.normal(self.mean, self.std, n), self.smallest(), self.max)
+        return _whole(self._samples(rng, n), self.smallest(), self.max)
 
     def smallest(self) -> int:
         """The least length that can come."""
@@ -98,39 +98,26 @@ class Normal(msgspec.Struct, frozen=True):
         """The greatest length that can come; None when there is no bound."""
         return self.max
 
+    def _samples(self, rng: np.random.Generator, n: int) -> NDArray[np.float64]:
+        raise NotImplementedError
 
-class Lognormal(msgspec.Struct, frozen=True):
+
+class Normal(_Bounded, frozen=True):
+    """A normal law, clipped to the bounds given and to 1."""
+
+    def _samples(self, rng: np.random.Generator, n: int) -> NDArray[np.float64]:
+        return rng.normal(self.mean, self.std, n)
+
+
+class Lognormal(_Bounded, frozen=True):
     """A log-normal law, clipped to the bounds given and to 1.
 
     `mean` and `std` are those of the lengths themselves, before the bounds are applied.
     """
 
-    mean: float
-    std: float
-    min: int | None = None
-    max: int | None = None
-
-    def __post_init__(self) -> None:
-        _demand_mean(self.mean)
-        demand(0 <= self.std <= MOST_TOKENS, f"want std from 0 to {MOST_TOKENS}")
-        _demand_bounds(self.min, self.max)
-
-    def __str__(self) -> str:
-        return "lognormal:" + _settings(mean=self.mean, std=self.std, min=self.min, max=self.max)
-
-    def draw(self, rng: np.random.Generator, n: int) -> NDArray[np.int64]:
-        """`n` lengths, shape (n,)."""
+    def _samples(self, rng: np.random.Generator, n: int) -> NDArray[np.float64]:
         variance = math.log1p((self.std / self.mean) ** 2)  # of the logarithm
-        samples = rng.lognormal(math.log(self.mean) - variance / 2, math.sqrt(variance), n)
-        return _whole(samples, self.smallest(), self.max)
-
-    def smallest(self) -> int:
-        """The least length that can come."""
-        return self.min or 1
-
-    def largest(self) -> int | None:
-        """The greatest length that can come; None when there is no bound."""
-        return self.max
+        return rng.lognormal(math.log(self.mean) - variance / 2, math.sqrt(variance), n)
 
 
 class Exponential(msgspec.Struct, frozen=True):

@@ -10,65 +10,17 @@ from typing import Any, ClassVar, Protocol
 
 import msgspec
 
-from servescope.datasets import Message
 from servescope.errors import BadInput
 from servescope.plugins import find, make
-
-
-class ProtocolFault(Exception):
-    """The bytes break the wire format; `kind` is the failure class that this makes."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        self.kind = kind
-        super().__init__(message)
-
-
-class Ask(msgspec.Struct, frozen=True, kw_only=True):
-    """What one request says, whatever the wire format."""
-
-    prompt: str | tuple[int, ...] | tuple[Message, ...]
-    output_tokens: int
-    """The most tokens the answer may have."""
-    model: str = ""
-    stream: bool = True
-    ignore_eos: bool = False
-    min_tokens: bool = False
-    """Require `output_tokens` as the least, too."""
-    usage: bool = False
-    """Token counts at the end of a stream."""
-    usage_each: bool = False
-    """Token counts so far in every chunk."""
-    max_completion_tokens: bool = False
-    """Spell the limit `max_completion_tokens`, as newer OpenAI models require."""
-    extra: dict[str, Any] = {}
-    """More parameters, sent as they are in the part of the body that has the engine's."""
-
-
-class Event(msgspec.Struct, kw_only=True):
-    """The meaning of one event of a stream, or of a whole answer."""
-
-    text: str = ""
-    reasoning: str = ""
-    tool: str = ""
-    """Text of tool-call deltas."""
-    finish_reason: str | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    """So far, as the server counts."""
-    reasoning_tokens: int | None = None
-    """Those of them that were spent on reasoning, as the server counts."""
-    cached_tokens: int | None = None
-    server_s: dict[str, float] | None = None
-    """The server's own timings in seconds."""
-    error: str | None = None
-    """The server's words, when this is an error and not an answer."""
-    end: bool = False
-    """The protocol's end marker."""
-
-    @property
-    def has_content(self) -> bool:
-        """Whether something generated came: text, reasoning or a tool call."""
-        return bool(self.text or self.reasoning or self.tool)
+from servescope.protocols._events import EventDecoder as EventDecoder
+from servescope.protocols._events import LineStream as LineStream
+from servescope.protocols._events import decode_json
+from servescope.protocols._exchange import Ask as Ask
+from servescope.protocols._exchange import Event as Event
+from servescope.protocols._exchange import ProtocolFault as ProtocolFault
+from servescope.protocols._exchange import Reply as Reply
+from servescope.protocols._exchange import messages_of as messages_of
+from servescope.protocols._exchange import plain_text as plain_text
 
 
 class StreamDecoder(Protocol):
@@ -83,34 +35,22 @@ class StreamDecoder(Protocol):
         ...
 
 
-class Reply(msgspec.Struct, frozen=True, kw_only=True):
-    """What the server half needs to know of an answer to render its events."""
-
-    id: str
-    model: str
-    created: int
-    """Unix time in seconds."""
-    input_tokens: int
-    cached_tokens: int = 0
-    """Prompt tokens that a prefix cache held."""
-
-
 class Renderer(Protocol):
     """Server half of one stream: what is sent, in order. Every part may be no bytes at all."""
 
     def opening(self) -> bytes:
         """What comes before the first token, such as a chunk with only the role."""
-        ...
+        return b""
 
-    def chunk(self, text: str, output_tokens: int, finish_reason: str | None) -> bytes:
+    def chunk(self, text: str, output_tokens: int, finish_reason: str | None, /) -> bytes:
         """New text, with the count of tokens so far; `length` or `stop` with the last."""
         ...
 
-    def closing(self, output_tokens: int) -> bytes:
+    def closing(self, _output_tokens: int, /) -> bytes:
         """What follows the last chunk: usage, the end marker."""
-        ...
+        return b""
 
-    def error(self, status: int, message: str) -> bytes:
+    def error(self, status: int, message: str, /) -> bytes:
         """An error inside the stream, and whatever marks its end after it."""
         ...
 
@@ -152,9 +92,19 @@ class WireProtocol(msgspec.Struct, frozen=True):
         """Whether a stream is bare JSON frames, so that it looks like an answer in one piece."""
         return False
 
+    @property
+    def route(self) -> str:
+        """Path that is asked."""
+        raise NotImplementedError
+
+    @property
+    def whole_route(self) -> str | None:
+        """Path that is asked for an answer in one piece, where it is another."""
+        return None
+
     def path(self, *, stream: bool) -> str:
         """Where an answer in pieces, or in one piece, is asked for."""
-        raise NotImplementedError
+        return self.route if stream else self.whole_route or self.route
 
     # --- client half ------------------------------------------------------------------------------
 
@@ -162,34 +112,41 @@ class WireProtocol(msgspec.Struct, frozen=True):
         """The body of the request."""
         raise NotImplementedError
 
-    def decoder(self) -> StreamDecoder:
-        """A fresh decoder for one stream."""
+    def decode(self, data: bytes) -> Event:
+        """What the JSON of an answer in one piece means, or of an event if they look the same.
+
+        May raise what msgspec raises; of that becomes a ProtocolFault.
+        """
         raise NotImplementedError
+
+    def decoder(self) -> StreamDecoder:
+        """A fresh decoder for one stream, of server-sent events that `decode` reads."""
+        return EventDecoder(self.decode)
 
     def decode_whole(self, body: bytes) -> Event:
         """An answer that was not streamed. Raises ProtocolFault."""
-        raise NotImplementedError
+        return decode_json(self.decode, body)
 
     # --- server half ------------------------------------------------------------------------------
 
-    def parse(self, body: bytes, path: str) -> Ask:
+    def parse(self, body: bytes, path: str, /) -> Ask:
         """What a body sent to `path` asks. Raises ProtocolFault with kind 'http_4xx'.
 
         Where protocols share a path, each refuses what is another's.
         """
         raise NotImplementedError
 
-    def renderer(self, ask: Ask, reply: Reply) -> Renderer:
+    def renderer(self, ask: Ask, reply: Reply, /) -> Renderer:
         """A fresh renderer for one stream."""
         raise NotImplementedError
 
     def render_whole(
-        self, ask: Ask, reply: Reply, text: str, output_tokens: int, finish_reason: str
+        self, ask: Ask, reply: Reply, text: str, output_tokens: int, finish_reason: str, /
     ) -> bytes:
         """An answer that is not streamed."""
         raise NotImplementedError
 
-    def render_error(self, status: int, message: str) -> bytes:
+    def render_error(self, status: int, message: str, /) -> bytes:
         """The body of an error with its HTTP status."""
         raise NotImplementedError
 
@@ -204,7 +161,13 @@ def declared(field: str, said: Declared) -> WireProtocol:
     name = settings.pop("name", None)
     if not isinstance(name, str):
         raise BadInput(field, said, "want its name under `name`")
-    found: WireProtocol = make(field, "servescope.protocols", name, settings)
+    kind = find("servescope.protocols").get(name)
+    if isinstance(said, str) and kind is not None and _required(kind):
+        raise BadInput(field, name, "want its settings too, in an experiment file")
+    try:
+        found: WireProtocol = make(field, "servescope.protocols", name, settings)
+    except BadInput as error:  # `make` says how it would stand on the command line
+        raise BadInput(field, error.value, error.want.partition(f": {name}:")[0]) from None
     return found
 
 
@@ -217,23 +180,3 @@ def known() -> dict[str, WireProtocol]:
 
 def _required(kind: type[msgspec.Struct]) -> bool:
     return any(field.required for field in msgspec.structs.fields(kind))
-
-
-def plain_text(prompt: str | tuple[int, ...] | tuple[Message, ...]) -> str:
-    """A prompt as one text, for formats that know no messages: they become paragraphs.
-
-    Raises TypeError for token ids: who takes none must not be asked with them.
-    """
-    if isinstance(prompt, str):
-        return prompt
-    return "\n\n".join(message.content for message in messages_of(prompt))
-
-
-def messages_of(prompt: str | tuple[int, ...] | tuple[Message, ...]) -> tuple[Message, ...]:
-    """A prompt as messages; a plain text becomes one of the user's."""
-    if isinstance(prompt, str):
-        return (Message("user", prompt),)
-    found = tuple(part for part in prompt if isinstance(part, Message))
-    if len(found) != len(prompt):
-        raise TypeError("token ids are no messages")
-    return found

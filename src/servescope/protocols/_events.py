@@ -1,34 +1,72 @@
-"""What most wire formats share: typed JSON, server-sent events, the server's words in an error."""
+"""What most wire formats share.
+
+Typed JSON, events of a stream or lines of it, the server's words in an error, parts of a request.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
-from servescope.protocols import Event, ProtocolFault, plain_text
-from servescope.protocols.sse import EventStream
+from servescope.protocols import sse
+from servescope.protocols._exchange import Event, ProtocolFault, plain_text
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for what is no JSON, no UTF-8, of the wrong shape or nested too deep."""
 DONE = b"data: [DONE]\n\n"
 
 
-class EventDecoder:
-    """Events of one stream; `decode` turns the JSON of one event into its meaning."""
+class LineStream:
+    """Cuts a byte stream at its line ends, or, where it is `whole`, not at all."""
 
-    def __init__(self, decode: Callable[[bytes], Event]) -> None:
-        self._stream = EventStream()
+    def __init__(self, *, whole: bool = False) -> None:
+        self._whole = whole
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Lines that `data` completes. Raises ProtocolFault('too_large')."""
+        lines: list[bytes] = []
+        if not self._whole and b"\n" in data:
+            *lines, data = b"".join([*self._parts, data]).split(b"\n")
+            self._parts, self._size = [], 0
+        self._parts.append(data)
+        self._size += len(data)
+        if max(self._size, *map(len, lines), 0) > sse.MAX_EVENT_BYTES:
+            raise ProtocolFault("too_large", sse.TOO_LARGE)
+        return [line for line in lines if line.strip()]
+
+    def close(self) -> list[bytes]:
+        """The last line, whose end may be missing; what is no JSON was cut."""
+        rest = b"".join(self._parts)
+        try:
+            msgspec.json.decode(rest)
+        except UNREADABLE:
+            return []
+        return [rest]
+
+
+class EventDecoder:
+    """Events of one stream; `decode` turns the JSON of one event into its meaning.
+
+    They are server-sent events unless `frames` cuts the stream otherwise.
+    """
+
+    def __init__(
+        self, decode: Callable[[bytes], Event], frames: sse.EventStream | LineStream | None = None
+    ) -> None:
         self._decode = decode
+        self._frames = frames or sse.EventStream()
 
     def feed(self, data: bytes) -> list[Event]:
         """Events completed by `data`. Raises ProtocolFault."""
-        return [self._event(e) for e in self._stream.feed(data)]
+        return [self._event(frame) for frame in self._frames.feed(data)]
 
     def close(self) -> list[Event]:
         """Events completed by the end of the body. Raises ProtocolFault."""
-        return [self._event(e) for e in self._stream.close()]
+        return [self._event(frame) for frame in self._frames.close()]
 
     def _event(self, data: bytes) -> Event:
         if data.strip() == b"[DONE]":
@@ -36,18 +74,6 @@ class EventDecoder:
         if not data.strip():
             return Event()  # an empty event keeps a connection alive
         return decode_json(self._decode, data)
-
-
-class BareRenderer:
-    """A stream with nothing before its first token and nothing after its last."""
-
-    def opening(self) -> bytes:
-        """No bytes."""
-        return b""
-
-    def closing(self, output_tokens: int) -> bytes:  # noqa: ARG002
-        """No bytes."""
-        return b""
 
 
 def decode_json(decode: Callable[[bytes], Event], data: bytes) -> Event:
@@ -69,12 +95,20 @@ def _without_counts(data: bytes) -> bytes:
     return msgspec.json.encode(found)
 
 
-def error_words(error: Any) -> str:  # noqa: ANN401 (whatever JSON the server sent)
-    """The server's own words in an error object."""
+def error_words(*said: Any) -> str | None:  # noqa: ANN401 (whatever JSON the server sent)
+    """The server's own words in the first error object that is there, if one is."""
+    error = next((one for one in said if one is not None), None)
+    if error is None:
+        return None
     if isinstance(error, dict):
         message = error.get("message") or error.get("detail")
         return str(message) if message else msgspec.json.encode(error).decode()
     return str(error)
+
+
+def event(data: bytes) -> bytes:
+    """A server-sent event, an error as well as a piece of an answer."""
+    return b"data: %b\n\n" % data
 
 
 def parse_request(body: bytes, decoder: msgspec.json.Decoder[Any]) -> Any:  # noqa: ANN401
@@ -98,6 +132,23 @@ def prompt_of(name: str, stated: str | list[int]) -> str | tuple[int, ...]:
     if not stated:
         raise ProtocolFault("http_4xx", f"{name} must not be empty")
     return stated if isinstance(stated, str) else tuple(stated)
+
+
+class Part(msgspec.Struct):
+    """A part of a message's content in a request."""
+
+    type: str = ""
+    text: str | None = None
+
+
+def content_of(stated: str | Sequence[Part] | None) -> str:
+    """A message's text; its parts become lines, as vLLM joins them. Raises ProtocolFault."""
+    if isinstance(stated, str):
+        return stated
+    parts = stated or ()
+    if other := [part.type for part in parts if part.text is None]:
+        raise ProtocolFault("http_4xx", f"content of type {other[0]!r}: want text")
+    return "\n".join(part.text or "" for part in parts)
 
 
 def text_or_ids(prompt: str | tuple[Any, ...]) -> str | tuple[int, ...]:

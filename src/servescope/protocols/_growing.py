@@ -15,6 +15,18 @@ _REST_OF_STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+"')
 _STRING = msgspec.json.Decoder(str)
 
 
+def added(before: str, text: str) -> str:
+    """What is new in a text that comes after another.
+
+    It may also differ from that: a replacement character that became a letter, or the words before
+    a stop word that is cut off.
+    """
+    if text.startswith(before):
+        return text[len(before) :]
+    pairs = enumerate(zip(before, text, strict=False))
+    return text[next((at for at, (a, b) in pairs if a != b), len(text)) :]
+
+
 class GrowingText:
     """The text of one stream; `opening` matches an event up to the quote that begins its text."""
 
@@ -48,13 +60,6 @@ class GrowingText:
         return text, rest.end()
 
     def replace(self, text: str) -> str:
-        """What is new in a text that was decoded in whole.
-
-        It may differ from the one before: a replacement character that became a letter, or the
-        words before a stop word that is cut off.
-        """
+        """What is new in a text that was decoded in whole."""
         before, self._text, self._stem = self._text, text, b""
-        if text.startswith(before):
-            return text[len(before) :]
-        pairs = enumerate(zip(before, text, strict=False))
-        return text[next((at for at, (a, b) in pairs if a != b), len(text)) :]
+        return added(before, text)

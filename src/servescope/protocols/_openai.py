@@ -7,8 +7,7 @@ from typing import Any
 import msgspec
 
 from servescope.datasets import Message
-from servescope.protocols import Ask, Event, Reply
-from servescope.protocols._events import DONE, error_words, limit_of
+from servescope.protocols import Ask, Event, Reply, _events
 
 _BAD_FINISH = ("error", "abort")
 
@@ -81,8 +80,7 @@ def common_event(chunk: ChunkBase) -> Event:
     if error is None and not getattr(chunk, "choices", None):
         # SGLang's flat form, FastAPI's, and what `event: error` brings
         error = chunk.message or chunk.detail or ("error" if chunk.object == "error" else None)
-    if error is not None:
-        event.error = error_words(error)
+    event.error = _events.error_words(error)
     return event
 
 
@@ -151,7 +149,7 @@ def ask_of(request: RequestBase, prompt: str | tuple[int, ...] | tuple[Message, 
     """What a parsed request asks. The limit is 16 tokens where none is stated, as upstream."""
     stated = (request.max_completion_tokens, request.max_tokens)
     limit = next((number for number in stated if number is not None), None)
-    tokens = limit_of("max_tokens", limit, 16)
+    tokens = _events.limit_of("max_tokens", limit, 16)
     stream = request.stream_options or StreamOptions()
     return Ask(
         prompt=prompt,
@@ -168,14 +166,12 @@ def ask_of(request: RequestBase, prompt: str | tuple[int, ...] | tuple[Message, 
 
 def usage_json(reply: Reply, output_tokens: int) -> dict[str, Any]:
     """The usage object that the server half renders."""
-    usage: dict[str, Any] = {
+    return {
         "prompt_tokens": reply.input_tokens,
         "completion_tokens": output_tokens,
         "total_tokens": reply.input_tokens + output_tokens,
+        "prompt_tokens_details": {"cached_tokens": reply.cached_tokens},
     }
-    if reply.cached_tokens:
-        usage["prompt_tokens_details"] = {"cached_tokens": reply.cached_tokens}
-    return usage
 
 
 def whole_json(reply: Reply, kind: str, choice: dict[str, Any], output_tokens: int) -> bytes:
@@ -220,16 +216,16 @@ class OpenAIRenderer:
     def closing(self, output_tokens: int) -> bytes:
         """Usage where it was asked for, and the end marker."""
         if not self._ask.usage:
-            return DONE
+            return _events.DONE
         usage = usage_json(self._reply, output_tokens)
-        return self._event({"choices": [], "usage": usage}) + DONE
+        return self._event({"choices": [], "usage": usage}) + _events.DONE
 
     def error(self, status: int, message: str) -> bytes:
         """An error as vLLM sends it into a stream that began with 200."""
-        return b"data: " + error_json(status, message) + b"\n\n" + DONE
+        return _events.event(error_json(status, message)) + _events.DONE
 
     def _event(self, more: dict[str, Any]) -> bytes:
-        return b"data: %b,%b\n\n" % (self._head, msgspec.json.encode(more)[1:])
+        return _events.event(b"%b,%b" % (self._head, msgspec.json.encode(more)[1:]))
 
 
 def error_json(status: int, message: str) -> bytes:

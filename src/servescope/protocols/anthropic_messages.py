@@ -19,7 +19,6 @@ from servescope.protocols import (
     ProtocolFault,
     Renderer,
     Reply,
-    StreamDecoder,
     WireProtocol,
     _events,
     messages_of,
@@ -80,21 +79,16 @@ class _Event(msgspec.Struct):
     error: Any = None
 
 
-class _Part(msgspec.Struct):
-    type: str = ""
-    text: str | None = None
-
-
 class _Message(msgspec.Struct):
     role: str
-    content: str | list[_Part]
+    content: str | list[_events.Part]
 
 
 class _Request(msgspec.Struct):
     messages: list[_Message]
     max_tokens: int
     model: str | None = None
-    system: str | list[_Part] | None = None
+    system: str | list[_events.Part] | None = None
     stream: bool | None = None
 
 
@@ -108,10 +102,7 @@ class AnthropicMessages(WireProtocol, frozen=True, tag="anthropic-messages"):
     headers: ClassVar[dict[str, str]] = {"anthropic-version": "2023-06-01"}
     key_header: ClassVar[str] = "x-api-key"
     busy_with: ClassVar[int] = 529
-
-    def path(self, *, stream: bool) -> str:  # noqa: ARG002
-        """The same for both."""
-        return "/v1/messages"
+    route: ClassVar[str] = "/v1/messages"
 
     def encode(self, ask: Ask) -> bytes:
         """Body of the request; system messages at the beginning have a field of their own."""
@@ -128,23 +119,38 @@ class AnthropicMessages(WireProtocol, frozen=True, tag="anthropic-messages"):
             body["stream"] = True
         return msgspec.json.encode(body | ask.extra)
 
-    def decoder(self) -> StreamDecoder:
-        """A fresh decoder for one stream."""
-        return _events.EventDecoder(_decode)
+    def decode(self, data: bytes) -> Event:
+        """An event of a stream, or an answer in one piece."""
+        chunk = _EVENT.decode(data)
+        event = Event(end=chunk.type == "message_stop", finish_reason=chunk.stop_reason)
+        if isinstance(chunk.message, _Start):
+            _count(event, chunk.message.usage)
+            event.output_tokens = None
+        else:
+            _count(event, chunk.usage)
+        for block in chunk.content or ():
+            _take(event, block)
+            event.tool += bytes(block.input).decode()
+        if chunk.content_block is not None:
+            _take(event, chunk.content_block)
+        if chunk.delta is not None:
+            event.text += chunk.delta.text or ""
+            event.reasoning += chunk.delta.thinking or ""
+            event.tool += chunk.delta.partial_json or ""
+            event.finish_reason = chunk.delta.stop_reason
+        if chunk.error is not None or chunk.type == "error":
+            event.error = _events.error_words(chunk.error or chunk.message or "error")
+        return event
 
-    def decode_whole(self, body: bytes) -> Event:
-        """An answer that was not streamed."""
-        return _events.decode_json(_decode, body)
-
-    def parse(self, body: bytes, path: str) -> Ask:  # noqa: ARG002
+    def parse(self, body: bytes, _path: str) -> Ask:
         """What a request asks; blocks of the system's text become messages at the beginning."""
         request = _events.parse_request(body, _REQUEST)
         if not request.messages:
             raise ProtocolFault("http_4xx", "messages: at least one message is required")
         system = request.system or []
-        parts = [_Part("text", system)] if isinstance(system, str) else system
-        before = [Message("system", _text([part])) for part in parts]
-        messages = [Message(m.role, _text(m.content)) for m in request.messages]
+        parts = [_events.Part("text", system)] if isinstance(system, str) else system
+        before = [Message("system", _events.content_of([part])) for part in parts]
+        messages = [Message(m.role, _events.content_of(m.content)) for m in request.messages]
         return Ask(
             prompt=(*before, *messages),
             model=request.model or "",
@@ -152,16 +158,14 @@ class AnthropicMessages(WireProtocol, frozen=True, tag="anthropic-messages"):
             stream=bool(request.stream),
         )
 
-    def renderer(self, ask: Ask, reply: Reply) -> Renderer:
+    def renderer(self, _ask: Ask, reply: Reply) -> Renderer:
         """Events of one stream: a message with one block of text."""
-        del ask
         return _Renderer(reply)
 
     def render_whole(
-        self, ask: Ask, reply: Reply, text: str, output_tokens: int, finish_reason: str
+        self, _ask: Ask, reply: Reply, text: str, output_tokens: int, finish_reason: str
     ) -> bytes:
         """An answer in one piece."""
-        del ask
         more = {"content": [{"type": "text", "text": text}], "stop_reason": _STOP[finish_reason]}
         return msgspec.json.encode(_message(reply, output_tokens) | more)
 
@@ -171,39 +175,7 @@ class AnthropicMessages(WireProtocol, frozen=True, tag="anthropic-messages"):
         return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": message}})
 
 
-def _text(content: str | list[_Part]) -> str:
-    """A request's text; its blocks become lines."""
-    if isinstance(content, str):
-        return content
-    if other := [part.type for part in content if part.text is None]:
-        raise ProtocolFault("http_4xx", f"content of type {other[0]!r}: want text")
-    return "\n".join(part.text or "" for part in content)
-
-
 # --- events ---------------------------------------------------------------------------------------
-
-
-def _decode(data: bytes) -> Event:
-    chunk = _EVENT.decode(data)
-    event = Event(end=chunk.type == "message_stop", finish_reason=chunk.stop_reason)
-    if isinstance(chunk.message, _Start):
-        _count(event, chunk.message.usage)
-        event.output_tokens = None
-    else:
-        _count(event, chunk.usage)
-    for block in chunk.content or ():
-        _take(event, block)
-        event.tool += bytes(block.input).decode()
-    if chunk.content_block is not None:
-        _take(event, chunk.content_block)
-    if chunk.delta is not None:
-        event.text += chunk.delta.text or ""
-        event.reasoning += chunk.delta.thinking or ""
-        event.tool += chunk.delta.partial_json or ""
-        event.finish_reason = chunk.delta.stop_reason
-    if chunk.error is not None or chunk.type == "error":
-        event.error = _events.error_words(chunk.error or chunk.message or "error")
-    return event
 
 
 def _take(event: Event, block: _Block) -> None:
@@ -262,7 +234,7 @@ class _Renderer:
             + _event("ping")
         )
 
-    def chunk(self, text: str, output_tokens: int, finish_reason: str | None) -> bytes:  # noqa: ARG002 (counts come at the end only)
+    def chunk(self, text: str, _output_tokens: int, finish_reason: str | None) -> bytes:
         """New text."""
         self._finish = finish_reason or self._finish
         return (

@@ -14,10 +14,10 @@ from msgspec import UNSET
 from servescope.protocols import (
     Ask,
     Event,
+    EventDecoder,
     ProtocolFault,
     Renderer,
     Reply,
-    StreamDecoder,
     WireProtocol,
     _events,
     plain_text,
@@ -70,23 +70,29 @@ class LightLLM(WireProtocol, frozen=True, tag="lightllm"):
 
     optional: ClassVar[tuple[str, ...]] = ("ignore_eos",)
     refused_with: ClassVar[int] = 417
-
-    def path(self, *, stream: bool) -> str:
-        """One for each."""
-        return "/generate_stream" if stream else "/generate"
+    route: ClassVar[str] = "/generate_stream"
+    whole_route: ClassVar[str] = "/generate"
 
     def encode(self, ask: Ask) -> bytes:
         """Body of the request; `extra` goes into `parameters`."""
         parameters = {"max_new_tokens": ask.output_tokens, "ignore_eos": ask.ignore_eos} | ask.extra
         return msgspec.json.encode({"inputs": plain_text(ask.prompt), "parameters": parameters})
 
-    def decoder(self) -> StreamDecoder:
+    def decoder(self) -> EventDecoder:
         """A fresh decoder for one stream."""
         return _Decoder()
 
-    def decode_whole(self, body: bytes) -> Event:
+    def decode(self, data: bytes) -> Event:
         """An answer that was not streamed."""
-        return _events.decode_json(_whole, body)
+        answer = _WHOLE.decode(data)
+        text = answer.generated_text
+        return Event(
+            text="".join(text[:1]) if isinstance(text, list) else text or "",
+            output_tokens=answer.count_output_tokens,
+            input_tokens=answer.prompt_tokens,
+            finish_reason=answer.finish_reason or None,
+            error=_events.error_words(answer.error, answer.message),
+        )
 
     def parse(self, body: bytes, path: str) -> Ask:
         """What a request asks; one for details is TGI's."""
@@ -103,27 +109,24 @@ class LightLLM(WireProtocol, frozen=True, tag="lightllm"):
             ignore_eos=bool(parameters.ignore_eos),
         )
 
-    def renderer(self, ask: Ask, reply: Reply) -> Renderer:
+    def renderer(self, _ask: Ask, reply: Reply) -> Renderer:
         """Events of one stream, as today's versions send them."""
-        del ask
         return _Renderer(reply)
 
     def render_whole(
-        self, ask: Ask, reply: Reply, text: str, output_tokens: int, finish_reason: str
+        self, _ask: Ask, reply: Reply, text: str, output_tokens: int, finish_reason: str
     ) -> bytes:
         """An answer in one piece."""
-        del ask
         answer = {"generated_text": [text], "count_output_tokens": output_tokens}
         more = {"finish_reason": finish_reason, "prompt_tokens": reply.input_tokens}
         return msgspec.json.encode(answer | more)
 
-    def render_error(self, status: int, message: str) -> bytes:
+    def render_error(self, _status: int, message: str) -> bytes:
         """An error body, the same for each status."""
-        del status
         return _error_json(message)
 
 
-class _Decoder(_events.EventDecoder):
+class _Decoder(EventDecoder):
     """Events of one stream, whose end may be that of the body."""
 
     def __init__(self) -> None:
@@ -137,9 +140,11 @@ class _Decoder(_events.EventDecoder):
 
     def _chunk(self, data: bytes) -> Event:
         chunk = _CHUNK.decode(data)
-        event = _error_event(chunk)
-        event.end = bool(chunk.finished)
-        event.finish_reason = chunk.finish_reason or None
+        event = Event(
+            end=bool(chunk.finished),
+            finish_reason=chunk.finish_reason or None,
+            error=_events.error_words(chunk.error, chunk.message),
+        )
         if chunk.token is not None:
             event.text = chunk.token.text
             event.output_tokens = chunk.token.count_output_tokens
@@ -148,26 +153,11 @@ class _Decoder(_events.EventDecoder):
         return event
 
 
-def _whole(data: bytes) -> Event:
-    answer = _WHOLE.decode(data)
-    event = _error_event(answer)
-    text = answer.generated_text
-    event.text = "".join(text[:1]) if isinstance(text, list) else text or ""
-    event.output_tokens, event.input_tokens = answer.count_output_tokens, answer.prompt_tokens
-    event.finish_reason = answer.finish_reason or None
-    return event
-
-
-def _error_event(answer: _Error) -> Event:
-    error = answer.message if answer.error is None else answer.error
-    return Event() if error is None else Event(error=_events.error_words(error))
-
-
 def _error_json(message: str) -> bytes:
     return msgspec.json.encode({"message": message})
 
 
-class _Renderer(_events.BareRenderer):
+class _Renderer(Renderer):
     """Events of one stream."""
 
     def __init__(self, reply: Reply) -> None:
@@ -185,6 +175,6 @@ class _Renderer(_events.BareRenderer):
             b'"count_output_tokens":%d%b%b,"details":null}\n\n'
         ) % (output_tokens, msgspec.json.encode(text), output_tokens, self._prompt, reason)
 
-    def error(self, status: int, message: str) -> bytes:  # noqa: ARG002
+    def error(self, _status: int, message: str) -> bytes:
         """An error in a stream that began with 200; nothing follows it."""
         return b"data:%b\n\n" % _error_json(message)

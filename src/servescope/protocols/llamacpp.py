@@ -10,15 +10,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from servescope.protocols import (
-    Ask,
-    Event,
-    Renderer,
-    Reply,
-    StreamDecoder,
-    WireProtocol,
-    _events,
-)
+from servescope.protocols import Ask, Event, Renderer, Reply, WireProtocol, _events
 
 _STOP_TYPES = {"length": "limit", "stop": "eos"}
 _ERRORS = {400: "invalid_request_error", 404: "not_found_error", 503: "unavailable_error"}
@@ -61,10 +53,7 @@ class LlamaCpp(WireProtocol, frozen=True, tag="llamacpp"):
 
     optional: ClassVar[tuple[str, ...]] = ("ignore_eos",)
     takes_ids: ClassVar[bool] = True
-
-    def path(self, *, stream: bool) -> str:  # noqa: ARG002
-        """The same for both."""
-        return "/completion"
+    route: ClassVar[str] = "/completion"
 
     def encode(self, ask: Ask) -> bytes:
         """Body of the request; it holds the sampling parameters, so `extra` too."""
@@ -75,15 +64,25 @@ class LlamaCpp(WireProtocol, frozen=True, tag="llamacpp"):
         body |= {"ignore_eos": True} if ask.ignore_eos else {}
         return msgspec.json.encode(body | ask.extra)
 
-    def decoder(self) -> StreamDecoder:
-        """A fresh decoder for one stream."""
-        return _events.EventDecoder(_decode)
+    def decode(self, data: bytes) -> Event:
+        """An event of a stream, or an answer in one piece."""
+        answer = _ANSWER.decode(data)
+        event = Event(
+            text=answer.content,
+            input_tokens=answer.tokens_evaluated,
+            output_tokens=answer.tokens_predicted,
+            end=answer.stop,
+            finish_reason=answer.stop_type if answer.stop else None,
+            error=_events.error_words(answer.error),
+        )
+        if answer.timings is not None:
+            timings = answer.timings
+            times = {"prefill_s": timings.prompt_ms, "decode_s": timings.predicted_ms}
+            event.server_s = {name: ms / 1e3 for name, ms in times.items() if ms is not None}
+            event.cached_tokens = timings.cache_n
+        return event
 
-    def decode_whole(self, body: bytes) -> Event:
-        """An answer that was not streamed."""
-        return _events.decode_json(_decode, body)
-
-    def parse(self, body: bytes, path: str) -> Ask:  # noqa: ARG002
+    def parse(self, body: bytes, _path: str) -> Ask:
         """What a request asks; one without end, which is upstream's default, gets 16 tokens."""
         request = _events.parse_request(body, _REQUEST)
         return Ask(
@@ -94,40 +93,19 @@ class LlamaCpp(WireProtocol, frozen=True, tag="llamacpp"):
             ignore_eos=bool(request.ignore_eos),
         )
 
-    def renderer(self, ask: Ask, reply: Reply) -> Renderer:
+    def renderer(self, _ask: Ask, reply: Reply) -> Renderer:
         """Events of one stream."""
-        del ask
         return _Renderer(reply)
 
     def render_whole(
-        self, ask: Ask, reply: Reply, text: str, output_tokens: int, finish_reason: str
+        self, _ask: Ask, reply: Reply, text: str, output_tokens: int, finish_reason: str
     ) -> bytes:
         """An answer in one piece."""
-        del ask
         return _final_json(reply, text, output_tokens, finish_reason)
 
     def render_error(self, status: int, message: str) -> bytes:
         """An error body."""
         return _error_json(status, message)
-
-
-def _decode(data: bytes) -> Event:
-    answer = _ANSWER.decode(data)
-    event = Event(
-        text=answer.content,
-        input_tokens=answer.tokens_evaluated,
-        output_tokens=answer.tokens_predicted,
-        end=answer.stop,
-        finish_reason=answer.stop_type if answer.stop else None,
-    )
-    if answer.error is not None:
-        event.error = _events.error_words(answer.error)
-    if answer.timings is not None:
-        timings = answer.timings
-        times = {"prefill_s": timings.prompt_ms, "decode_s": timings.predicted_ms}
-        event.server_s = {name: ms / 1e3 for name, ms in times.items() if ms is not None}
-        event.cached_tokens = timings.cache_n
-    return event
 
 
 def _final_json(reply: Reply, text: str, output_tokens: int, finish_reason: str) -> bytes:
@@ -154,7 +132,7 @@ def _error_json(status: int, message: str) -> bytes:
     return msgspec.json.encode({"error": error})
 
 
-class _Renderer(_events.BareRenderer):
+class _Renderer(Renderer):
     """Events of one stream."""
 
     def __init__(self, reply: Reply) -> None:
@@ -172,8 +150,8 @@ class _Renderer(_events.BareRenderer):
     def closing(self, output_tokens: int) -> bytes:
         """The event that tells why it stopped."""
         final = _final_json(self._reply, "", output_tokens, self._finish_reason)
-        return b"data: %b\n\n" % final
+        return _events.event(final)
 
     def error(self, status: int, message: str) -> bytes:
         """An error in a stream that began with 200; nothing follows it."""
-        return b"data: %b\n\n" % _error_json(status, message)
+        return _events.event(_error_json(status, message))

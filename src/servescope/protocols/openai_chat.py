@@ -19,7 +19,6 @@ from servescope.protocols import (
     ProtocolFault,
     Renderer,
     Reply,
-    StreamDecoder,
     WireProtocol,
     _events,
     _openai,
@@ -54,9 +53,8 @@ class _Chunk(_openai.ChunkBase):
     choices: list[_Choice] | None = None
 
 
-class _Part(msgspec.Struct):
+class _Part(_events.Part, kw_only=True):
     type: str
-    text: str | None = None
 
 
 class _Message(msgspec.Struct):
@@ -76,29 +74,33 @@ class OpenAIChat(WireProtocol, frozen=True, tag="openai-chat"):
     """OpenAI chat completions."""
 
     optional: ClassVar[tuple[str, ...]] = ("usage_each", "min_tokens", "ignore_eos", "usage")
-
-    def path(self, *, stream: bool) -> str:  # noqa: ARG002
-        """The same for both."""
-        return "/v1/chat/completions"
+    route: ClassVar[str] = "/v1/chat/completions"
 
     def encode(self, ask: Ask) -> bytes:
         """Body of the request; a plain text becomes one user message."""
         return msgspec.json.encode(_openai.options(ask) | {"messages": messages_of(ask.prompt)})
 
-    def decoder(self) -> StreamDecoder:
-        """A fresh decoder for one stream."""
-        return _events.EventDecoder(_decode)
+    def decode(self, data: bytes) -> Event:
+        """A chunk, or an answer in one piece."""
+        chunk = _CHUNK.decode(data)
+        event = _openai.common_event(chunk)
+        if chunk.choices:
+            choice = chunk.choices[0]
+            delta = choice.delta or choice.message
+            if delta is not None:
+                event.text = delta.content or delta.refusal or ""
+                event.reasoning = delta.reasoning_content or delta.reasoning or ""
+                event.tool = "".join(map(_tool_text, delta.tool_calls or ()))
+            _openai.finish(event, choice.finish_reason)
+        return event
 
-    def decode_whole(self, body: bytes) -> Event:
-        """An answer that was not streamed."""
-        return _events.decode_json(_decode, body)
-
-    def parse(self, body: bytes, path: str) -> Ask:  # noqa: ARG002
+    def parse(self, body: bytes, _path: str) -> Ask:
         """What a request asks."""
         request = _events.parse_request(body, _REQUEST)
         if not request.messages:
             raise ProtocolFault("http_4xx", "messages must not be empty")
-        return _openai.ask_of(request, tuple(map(_plain, request.messages)))
+        said = (Message(m.role, _events.content_of(m.content)) for m in request.messages)
+        return _openai.ask_of(request, tuple(said))
 
     def renderer(self, ask: Ask, reply: Reply) -> Renderer:
         """Chunks of one stream; the first holds only the role."""
@@ -107,10 +109,9 @@ class OpenAIChat(WireProtocol, frozen=True, tag="openai-chat"):
         return _openai.OpenAIRenderer(ask, reply, "chat.completion.chunk", choice, role)
 
     def render_whole(
-        self, ask: Ask, reply: Reply, text: str, output_tokens: int, finish_reason: str
+        self, _ask: Ask, reply: Reply, text: str, output_tokens: int, finish_reason: str
     ) -> bytes:
         """An answer in one piece."""
-        del ask
         message = {"role": "assistant", "content": text}
         choice = {"index": 0, "message": message, "finish_reason": finish_reason}
         return _openai.whole_json(reply, "chat.completion", choice, output_tokens)
@@ -118,31 +119,6 @@ class OpenAIChat(WireProtocol, frozen=True, tag="openai-chat"):
     def render_error(self, status: int, message: str) -> bytes:
         """An error body."""
         return _openai.error_json(status, message)
-
-
-def _plain(message: _Message) -> Message:
-    """A request's message; its parts become lines, as vLLM joins them."""
-    content = message.content or ""
-    if not isinstance(content, str):
-        if other := [part.type for part in content if part.text is None]:
-            raise ProtocolFault("http_4xx", f"content of type {other[0]!r}: want text")
-        content = "\n".join(part.text or "" for part in content)
-    return Message(message.role, content)
-
-
-def _decode(data: bytes) -> Event:
-    chunk = _CHUNK.decode(data)
-    event = _openai.common_event(chunk)
-    if chunk.choices:
-        choice = chunk.choices[0]
-        delta = choice.delta or choice.message
-        if delta is not None:
-            event.text = delta.content or delta.refusal or ""
-            event.reasoning = delta.reasoning_content or delta.reasoning or ""
-            if delta.tool_calls:
-                event.tool = "".join(map(_tool_text, delta.tool_calls))
-        _openai.finish(event, choice.finish_reason)
-    return event
 
 
 def _tool_text(call: _ToolCall) -> str:

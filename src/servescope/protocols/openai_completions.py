@@ -16,7 +16,6 @@ from servescope.protocols import (
     ProtocolFault,
     Renderer,
     Reply,
-    StreamDecoder,
     WireProtocol,
     _events,
     _openai,
@@ -44,26 +43,25 @@ class OpenAICompletions(WireProtocol, frozen=True, tag="openai-completions"):
     """OpenAI text completions."""
 
     optional: ClassVar[tuple[str, ...]] = ("usage_each", "min_tokens", "ignore_eos", "usage")
+    route: ClassVar[str] = "/v1/completions"
     takes_ids: ClassVar[bool] = True
-
-    def path(self, *, stream: bool) -> str:  # noqa: ARG002
-        """The same for both."""
-        return "/v1/completions"
 
     def encode(self, ask: Ask) -> bytes:
         """Body of the request; messages are joined as plain paragraphs."""
         prompt = _events.text_or_ids(ask.prompt)
         return msgspec.json.encode(_openai.options(ask) | {"prompt": prompt})
 
-    def decoder(self) -> StreamDecoder:
-        """A fresh decoder for one stream."""
-        return _events.EventDecoder(_decode)
+    def decode(self, data: bytes) -> Event:
+        """A chunk, or an answer in one piece."""
+        chunk = _CHUNK.decode(data)
+        event = _openai.common_event(chunk)
+        if chunk.choices:
+            choice = chunk.choices[0]
+            event.text = choice.text or ""
+            _openai.finish(event, choice.finish_reason)
+        return event
 
-    def decode_whole(self, body: bytes) -> Event:
-        """An answer that was not streamed."""
-        return _events.decode_json(_decode, body)
-
-    def parse(self, body: bytes, path: str) -> Ask:  # noqa: ARG002
+    def parse(self, body: bytes, _path: str) -> Ask:
         """What a request asks."""
         request = _events.parse_request(body, _REQUEST)
         return _openai.ask_of(request, _only_prompt(request.prompt))
@@ -74,10 +72,9 @@ class OpenAICompletions(WireProtocol, frozen=True, tag="openai-completions"):
         return _openai.OpenAIRenderer(ask, reply, "text_completion", choice, None)
 
     def render_whole(
-        self, ask: Ask, reply: Reply, text: str, output_tokens: int, finish_reason: str
+        self, _ask: Ask, reply: Reply, text: str, output_tokens: int, finish_reason: str
     ) -> bytes:
         """An answer in one piece."""
-        del ask
         choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": finish_reason}
         return _openai.whole_json(reply, "text_completion", choice, output_tokens)
 
@@ -100,13 +97,3 @@ def _only_prompt(prompt: str | list[int | str | list[int]]) -> str | tuple[int, 
     if not all(isinstance(part, int) for part in only):
         raise ProtocolFault("http_4xx", "prompt must be a text or token ids, not both")
     return tuple(only)
-
-
-def _decode(data: bytes) -> Event:
-    chunk = _CHUNK.decode(data)
-    event = _openai.common_event(chunk)
-    if chunk.choices:
-        choice = chunk.choices[0]
-        event.text = choice.text or ""
-        _openai.finish(event, choice.finish_reason)
-    return event

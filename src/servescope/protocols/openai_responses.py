@@ -17,10 +17,10 @@ from servescope.datasets import Message
 from servescope.protocols import (
     Ask,
     Event,
+    EventDecoder,
     ProtocolFault,
     Renderer,
     Reply,
-    StreamDecoder,
     WireProtocol,
     _events,
     _openai,
@@ -65,9 +65,7 @@ class _Response(msgspec.Struct):
     incomplete_details: _Incomplete | None = None
 
 
-class _Part(msgspec.Struct):
-    type: str = ""
-    text: str | None = None
+class _Part(_events.Part):
     refusal: str | None = None
 
 
@@ -122,10 +120,7 @@ class OpenAIResponses(WireProtocol, frozen=True, tag="openai-responses"):
     """OpenAI responses."""
 
     optional: ClassVar[tuple[str, ...]] = ("ignore_eos",)  # vLLM's; its other extras differ
-
-    def path(self, *, stream: bool) -> str:  # noqa: ARG002
-        """The same for both."""
-        return "/v1/responses"
+    route: ClassVar[str] = "/v1/responses"
 
     def encode(self, ask: Ask) -> bytes:
         """Body of the request."""
@@ -137,15 +132,26 @@ class OpenAIResponses(WireProtocol, frozen=True, tag="openai-responses"):
             body["ignore_eos"] = True
         return msgspec.json.encode(body | ask.extra)
 
-    def decoder(self) -> StreamDecoder:
-        """A fresh decoder for one stream."""
-        return _events.EventDecoder(_decode)
+    def decoder(self) -> EventDecoder:
+        """A fresh decoder for one stream; its events look different from an answer in one piece."""
+        return EventDecoder(_piece)
 
-    def decode_whole(self, body: bytes) -> Event:
+    def decode(self, data: bytes) -> Event:
         """An answer that was not streamed."""
-        return _events.decode_json(_decode_whole, body)
+        whole = _WHOLE.decode(data)
+        event = Event()
+        _end(event, whole, whole.status)
+        for item in whole.output or ():
+            content = _text(item.content)
+            if item.type == "reasoning":
+                event.reasoning += _text(item.summary) + content
+            elif item.type == "message":
+                event.text += content
+            elif item.type in ("function_call", "custom_tool_call"):
+                event.tool += (item.name or "") + str(item.arguments or item.input or "")
+        return event
 
-    def parse(self, body: bytes, path: str) -> Ask:  # noqa: ARG002
+    def parse(self, body: bytes, _path: str) -> Ask:
         """What a request asks. The limit is 16 tokens where none is stated."""
         request = _events.parse_request(body, _REQUEST)
         if not request.input:
@@ -158,16 +164,14 @@ class OpenAIResponses(WireProtocol, frozen=True, tag="openai-responses"):
             ignore_eos=bool(request.ignore_eos),
         )
 
-    def renderer(self, ask: Ask, reply: Reply) -> Renderer:
+    def renderer(self, _ask: Ask, reply: Reply) -> Renderer:
         """Events of one stream: a response with one message with one text."""
-        del ask
         return _Renderer(reply)
 
     def render_whole(
-        self, ask: Ask, reply: Reply, text: str, output_tokens: int, finish_reason: str
+        self, _ask: Ask, reply: Reply, text: str, output_tokens: int, finish_reason: str
     ) -> bytes:
         """An answer in one piece."""
-        del ask
         return msgspec.json.encode(_ended(reply, text, output_tokens, finish_reason))
 
     def render_error(self, status: int, message: str) -> bytes:
@@ -191,18 +195,13 @@ def _prompt(request: _Request) -> str | tuple[Message, ...]:
 def _message(item: _Input) -> Message:
     if item.type != "message" or item.role is None:
         raise ProtocolFault("http_4xx", f"input of type {item.type!r}: want messages with a role")
-    content = item.content or ""
-    if not isinstance(content, str):
-        if other := [part.type for part in content if part.text is None]:
-            raise ProtocolFault("http_4xx", f"content of type {other[0]!r}: want text")
-        content = "\n".join(part.text or "" for part in content)
-    return Message(item.role, content)
+    return Message(item.role, _events.content_of(item.content))
 
 
 # --- events ---------------------------------------------------------------------------------------
 
 
-def _decode(data: bytes) -> Event:
+def _piece(data: bytes) -> Event:
     chunk = _EVENT.decode(data)
     event = Event()
     if chunk.type in _CONTENT:
@@ -217,21 +216,6 @@ def _decode(data: bytes) -> Event:
             event.tool = chunk.item.name or ""
     elif chunk.error is not None or chunk.type == "error":
         event.error = _events.error_words(chunk.error or chunk.message or "error")
-    return event
-
-
-def _decode_whole(data: bytes) -> Event:
-    whole = _WHOLE.decode(data)
-    event = Event()
-    _end(event, whole, whole.status)
-    for item in whole.output or ():
-        content = _text(item.content)
-        if item.type == "reasoning":
-            event.reasoning += _text(item.summary) + content
-        elif item.type == "message":
-            event.text += content
-        elif item.type in ("function_call", "custom_tool_call"):
-            event.tool += (item.name or "") + str(item.arguments or item.input or "")
     return event
 
 
@@ -327,7 +311,7 @@ class _Renderer:
             + self._event("response.content_part.added", **self._at, part=_part(""))
         )
 
-    def chunk(self, text: str, output_tokens: int, finish_reason: str | None) -> bytes:  # noqa: ARG002 (counts come at the end only)
+    def chunk(self, text: str, _output_tokens: int, finish_reason: str | None) -> bytes:
         """New text."""
         self._texts.append(text)
         self._finish = finish_reason or self._finish

@@ -14,10 +14,10 @@ import msgspec
 from servescope.protocols import (
     Ask,
     Event,
+    EventDecoder,
     ProtocolFault,
     Renderer,
     Reply,
-    StreamDecoder,
     WireProtocol,
     _events,
 )
@@ -72,15 +72,8 @@ class Sglang(WireProtocol, frozen=True, tag="sglang"):
 
     optional: ClassVar[tuple[str, ...]] = ("min_tokens", "ignore_eos")
     takes_ids: ClassVar[bool] = True
-
-    @property
-    def event_mark(self) -> bytes:
-        """In no text, where its quotes would be escaped."""
-        return b'"meta_info":'
-
-    def path(self, *, stream: bool) -> str:  # noqa: ARG002
-        """The same for both."""
-        return "/generate"
+    route: ClassVar[str] = "/generate"
+    event_mark: ClassVar[bytes] = b'"meta_info":'  # in no text, where its quotes are escaped
 
     def encode(self, ask: Ask) -> bytes:
         """Body of the request; `extra` goes into `sampling_params`."""
@@ -92,15 +85,16 @@ class Sglang(WireProtocol, frozen=True, tag="sglang"):
         body |= {"sampling_params": sampling | ask.extra}
         return msgspec.json.encode(body | ({"stream": True} if ask.stream else {}))
 
-    def decoder(self) -> StreamDecoder:
+    def decoder(self) -> EventDecoder:
         """A fresh decoder for one stream."""
-        return _events.EventDecoder(_Stream().decode)
+        return EventDecoder(_Stream().decode)
 
-    def decode_whole(self, body: bytes) -> Event:
+    def decode(self, data: bytes) -> Event:
         """An answer that was not streamed."""
-        return _events.decode_json(_whole, body)
+        answer = _ANSWER.decode(data)
+        return _event(answer, answer.text or "")
 
-    def parse(self, body: bytes, path: str) -> Ask:  # noqa: ARG002
+    def parse(self, body: bytes, _path: str) -> Ask:
         """What a request asks."""
         request = _events.parse_request(body, _REQUEST)
         if (request.text is None) == (request.input_ids is None):
@@ -116,16 +110,14 @@ class Sglang(WireProtocol, frozen=True, tag="sglang"):
             min_tokens=bool(sampling.min_new_tokens and sampling.min_new_tokens >= limit),
         )
 
-    def renderer(self, ask: Ask, reply: Reply) -> Renderer:
+    def renderer(self, _ask: Ask, reply: Reply) -> Renderer:
         """Events of one stream."""
-        del ask
         return _Renderer(reply)
 
     def render_whole(
-        self, ask: Ask, reply: Reply, text: str, output_tokens: int, finish_reason: str
+        self, _ask: Ask, reply: Reply, text: str, output_tokens: int, finish_reason: str
     ) -> bytes:
         """An answer in one piece."""
-        del ask
         ids = _ids(1, output_tokens)
         finish = _finish(finish_reason, output_tokens)
         inner = msgspec.json.encode(text)[1:-1]
@@ -161,16 +153,8 @@ def _from_meta(data: bytes, end: int) -> _Answer:
         return _ANSWER.decode(data)
 
 
-def _whole(data: bytes) -> Event:
-    answer = _ANSWER.decode(data)
-    return _event(answer, answer.text or "")
-
-
 def _event(answer: _Answer, text: str) -> Event:
-    event = Event(text=text)
-    error = answer.detail if answer.error is None else answer.error
-    if error is not None:
-        event.error = _events.error_words(error)
+    event = Event(text=text, error=_events.error_words(answer.error, answer.detail))
     meta = answer.meta_info
     if meta is None:
         return event
@@ -221,7 +205,7 @@ def _answer_json(
     return b"".join((head, text, middle, ids, b'],"meta_info":', meta, counted, reason, b"}}"))
 
 
-class _Renderer(_events.BareRenderer):
+class _Renderer(Renderer):
     """Events of one stream, each with all text and ids before it."""
 
     def __init__(self, reply: Reply) -> None:
@@ -235,7 +219,7 @@ class _Renderer(_events.BareRenderer):
         self._tokens = output_tokens
         return self._event(None if finish_reason is None else _finish(finish_reason, output_tokens))
 
-    def closing(self, output_tokens: int) -> bytes:  # noqa: ARG002
+    def closing(self, _output_tokens: int) -> bytes:
         """The end marker."""
         return _events.DONE
 
@@ -246,8 +230,8 @@ class _Renderer(_events.BareRenderer):
             return self._event(abort) + _events.DONE
         error = {"message": message, "type": "invalid_request_error", "code": status}
         body = msgspec.json.encode({"error": error | {"retryable": False}})
-        return b"data: %b\n\n" % body + _events.DONE
+        return _events.event(body) + _events.DONE
 
     def _event(self, finish: dict[str, Any] | None) -> bytes:
         body = _answer_json(self._text, self._ids, self._meta, self._tokens, finish)
-        return b"data: %b\n\n" % body
+        return _events.event(body)

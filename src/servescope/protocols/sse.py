@@ -8,11 +8,11 @@ but whose blank line is missing at the end of the body counts, since servers omi
 
 from __future__ import annotations
 
-from servescope.protocols import ProtocolFault
+from servescope.protocols._exchange import ProtocolFault
 
 MAX_EVENT_BYTES = 16 << 20
 _BOM = b"\xef\xbb\xbf"
-_TOO_LARGE = f"an event is larger than {MAX_EVENT_BYTES:,} bytes"
+TOO_LARGE = f"an event is larger than {MAX_EVENT_BYTES:,} bytes"
 
 
 class EventStream:
@@ -58,7 +58,7 @@ class EventStream:
         self._parts.append(data)
         self._size += len(data)
         if self._size > MAX_EVENT_BYTES:
-            raise ProtocolFault("too_large", _TOO_LARGE)
+            raise ProtocolFault("too_large", TOO_LARGE)
 
     def _events(self, lines: list[bytes]) -> list[bytes]:
         events = []
@@ -71,5 +71,5 @@ class EventStream:
                 self._data.append(line[6:] if line.startswith(b"data: ") else line[5:])
                 self._data_size += len(line)
                 if self._data_size > MAX_EVENT_BYTES:
-                    raise ProtocolFault("too_large", _TOO_LARGE)
+                    raise ProtocolFault("too_large", TOO_LARGE)
         return events

@@ -15,15 +15,17 @@ import msgspec
 from servescope.protocols import (
     Ask,
     Event,
+    EventDecoder,
+    LineStream,
     ProtocolFault,
     Renderer,
     Reply,
-    StreamDecoder,
     WireProtocol,
     _events,
     messages_of,
     plain_text,
 )
+from servescope.protocols._growing import added
 from servescope.protocols._tree import (
     Tree,
     as_text,
@@ -35,7 +37,6 @@ from servescope.protocols._tree import (
     read_back,
     step,
 )
-from servescope.protocols.sse import MAX_EVENT_BYTES, EventStream
 
 _PATHS = ("text", "reasoning", "finish_reason", "input_tokens", "output_tokens", "error")
 _MARKS = {"sse": b"data:", "lines": b"\n", "whole": b"\0"}
@@ -120,8 +121,7 @@ class Template(WireProtocol, frozen=True, tag="template"):
 
     def path(self, *, stream: bool) -> str:
         """The route, or that for an answer in one piece."""
-        whole = not stream or self.frames == "whole"
-        return self.whole_route or self.route if whole else self.route
+        return super().path(stream=stream and self.frames != "whole")
 
     def encode(self, ask: Ask) -> bytes:
         """Body of the request, with the values in their places."""
@@ -135,13 +135,13 @@ class Template(WireProtocol, frozen=True, tag="template"):
         }
         return msgspec.json.encode(filled(request, values) | ask.extra)
 
-    def decoder(self) -> StreamDecoder:
+    def decoder(self) -> EventDecoder:
         """A fresh decoder for one stream."""
         return _Decoder(self)
 
-    def decode_whole(self, body: bytes) -> Event:
+    def decode(self, data: bytes) -> Event:
         """An answer in one piece."""
-        return _events.decode_json(_Meaning(self), body)
+        return _Meaning(self)(data)
 
     def parse(self, body: bytes, path: str) -> Ask:
         """What a request asks, read where the placeholders stand. The limit may be unstated."""
@@ -159,22 +159,19 @@ class Template(WireProtocol, frozen=True, tag="template"):
             ignore_eos=bool(self.pinned) and holds(sent, self.pinned),
         )
 
-    def renderer(self, ask: Ask, reply: Reply) -> Renderer:
+    def renderer(self, _ask: Ask, reply: Reply) -> Renderer:
         """Events of one stream, with nothing but what there are paths for."""
-        del ask
         return _Renderer(self, reply)
 
     def render_whole(
-        self, ask: Ask, reply: Reply, text: str, output_tokens: int, finish_reason: str
+        self, _ask: Ask, reply: Reply, text: str, output_tokens: int, finish_reason: str
     ) -> bytes:
         """An answer in one piece."""
-        del ask
         answer = put(None, self.text, text)
         return msgspec.json.encode(_ended(self, answer, reply, output_tokens, finish_reason))
 
-    def render_error(self, status: int, message: str) -> bytes:
+    def render_error(self, _status: int, message: str) -> bytes:
         """An error body; as an event of a stream it looks the same."""
-        del status
         return msgspec.json.encode(put(None, self.error, message))
 
 
@@ -221,72 +218,30 @@ class _Meaning:
                 said = f"{name} at {where} is {as_text(value)[:100]}"
                 raise ProtocolFault("protocol", f"{said}: want {kind.__name__}")
             if self._cumulative and isinstance(value, str):
-                value = self._new(name, value)
+                before, self._so_far[name] = self._so_far[name], value
+                value = added(before, value)
             setattr(event, name, value)
 
-    def _new(self, name: str, text: str) -> str:
-        """What is new in a text; it may also have changed, such as a character that was cut."""
-        before, self._so_far[name] = self._so_far[name], text
-        if text.startswith(before):
-            return text[len(before) :]
-        pairs = enumerate(zip(before, text, strict=False))
-        return text[next((at for at, (a, b) in pairs if a != b), len(text)) :]
 
-
-class _Lines:
-    """Cuts a byte stream at its line ends, or, where it is `whole`, not at all."""
-
-    def __init__(self, *, whole: bool) -> None:
-        self._whole = whole
-        self._parts: list[bytes] = []
-        self._size = 0
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """Lines that `data` completes. Raises ProtocolFault('too_large')."""
-        lines: list[bytes] = []
-        if not self._whole and b"\n" in data:
-            *lines, data = b"".join([*self._parts, data]).split(b"\n")
-            self._parts, self._size = [], 0
-        self._parts.append(data)
-        self._size += len(data)
-        if max(self._size, *map(len, lines), 0) > MAX_EVENT_BYTES:
-            raise ProtocolFault("too_large", f"an event is larger than {MAX_EVENT_BYTES:,} bytes")
-        return [line for line in lines if line.strip()]
-
-    def close(self) -> list[bytes]:
-        """The last line, whose end may be missing; what is no JSON was cut."""
-        rest = b"".join(self._parts)
-        try:
-            msgspec.json.decode(rest)
-        except _events.UNREADABLE:
-            return []
-        return [rest]
-
-
-class _Decoder:
-    """Events of one stream."""
+class _Decoder(EventDecoder):
+    """Events of one stream, whose end may be that of the body."""
 
     def __init__(self, wire: Template) -> None:
-        sse = wire.frames == "sse"
-        self._frames = EventStream() if sse else _Lines(whole=wire.frames == "whole")
-        self._meaning = _Meaning(wire)
+        lines = None if wire.frames == "sse" else LineStream(whole=wire.frames == "whole")
+        super().__init__(_Meaning(wire), lines)
         self._end = wire.end
         self._begun = False
 
-    def feed(self, data: bytes) -> list[Event]:
-        """Events completed by `data`. Raises ProtocolFault."""
-        return [self._event(frame) for frame in self._frames.feed(data)]
-
     def close(self) -> list[Event]:
         """Events completed by the end of the body. Raises ProtocolFault."""
-        events = [self._event(frame) for frame in self._frames.close()]
+        events = super().close()
         return [*events, Event(end=True)] if self._begun and self._end is None else events
 
     def _event(self, frame: bytes) -> Event:
         self._begun = True
         if self._end is not None and frame.strip() == self._end.encode():
             return Event(end=True)
-        return _events.decode_json(self._meaning, frame)
+        return _events.decode_json(self._decode, frame)
 
 
 # --- server half ----------------------------------------------------------------------------------
@@ -305,7 +260,7 @@ def _ended(wire: Template, tree: Tree, reply: Reply, output_tokens: int, finish:
     return tree
 
 
-class _Renderer:
+class _Renderer(Renderer):
     """Events of one stream; what all texts have in common is rendered once."""
 
     def __init__(self, wire: Template, reply: Reply) -> None:
@@ -317,11 +272,7 @@ class _Renderer:
         self._so_far = ""
         self._finish = "stop"
 
-    def opening(self) -> bytes:
-        """Nothing comes before the first token."""
-        return b""
-
-    def chunk(self, text: str, output_tokens: int, finish_reason: str | None) -> bytes:  # noqa: ARG002 (counts come at the end only)
+    def chunk(self, text: str, _output_tokens: int, finish_reason: str | None) -> bytes:
         """New text, or all so far."""
         self._finish = finish_reason or self._finish
         if self._wire.cumulative:

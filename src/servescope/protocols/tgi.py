@@ -15,10 +15,10 @@ from msgspec import UNSET
 from servescope.protocols import (
     Ask,
     Event,
+    EventDecoder,
     ProtocolFault,
     Renderer,
     Reply,
-    StreamDecoder,
     WireProtocol,
     _events,
     plain_text,
@@ -67,10 +67,8 @@ class Tgi(WireProtocol, frozen=True, tag="tgi"):
 
     refused_with: ClassVar[int] = 422
     busy_with: ClassVar[int] = 429
-
-    def path(self, *, stream: bool) -> str:
-        """One for each."""
-        return "/generate_stream" if stream else "/generate"
+    route: ClassVar[str] = "/generate_stream"
+    whole_route: ClassVar[str] = "/generate"
 
     def encode(self, ask: Ask) -> bytes:
         """Body of the request; `extra` goes into `parameters`."""
@@ -78,13 +76,16 @@ class Tgi(WireProtocol, frozen=True, tag="tgi"):
         parameters |= {"decoder_input_details": False} | ask.extra
         return msgspec.json.encode({"inputs": plain_text(ask.prompt), "parameters": parameters})
 
-    def decoder(self) -> StreamDecoder:
+    def decoder(self) -> EventDecoder:
         """A fresh decoder for one stream."""
-        return _events.EventDecoder(_Stream().decode)
+        return EventDecoder(_Stream().decode)
 
-    def decode_whole(self, body: bytes) -> Event:
+    def decode(self, data: bytes) -> Event:
         """An answer that was not streamed; it does not tell the prompt's length."""
-        return _events.decode_json(_whole, body)
+        answer = _ANSWER.decode(data)
+        event = _without_text(answer)
+        event.text = answer.generated_text or ""
+        return event
 
     def parse(self, body: bytes, path: str) -> Ask:
         """What a request asks; with `ignore_eos` it is LightLLM's."""
@@ -98,16 +99,14 @@ class Tgi(WireProtocol, frozen=True, tag="tgi"):
             stream=path.endswith("_stream"),
         )
 
-    def renderer(self, ask: Ask, reply: Reply) -> Renderer:
+    def renderer(self, _ask: Ask, reply: Reply) -> Renderer:
         """Events of one stream."""
-        del ask
         return _Renderer(reply)
 
     def render_whole(
-        self, ask: Ask, reply: Reply, text: str, output_tokens: int, finish_reason: str
+        self, _ask: Ask, _reply: Reply, text: str, output_tokens: int, finish_reason: str
     ) -> bytes:
         """An answer in one piece."""
-        del ask, reply
         details = _details(output_tokens, finish_reason) | {"prefill": [], "tokens": []}
         return msgspec.json.encode({"generated_text": text, "details": details})
 
@@ -116,21 +115,12 @@ class Tgi(WireProtocol, frozen=True, tag="tgi"):
         return _error_json(status, message)
 
 
-def _whole(data: bytes) -> Event:
-    answer = _ANSWER.decode(data)
-    event = _without_text(answer)
-    event.text = answer.generated_text or ""
-    return event
-
-
 def _without_text(answer: _Answer) -> Event:
-    event = Event()
+    event = Event(error=_events.error_words(answer.error))
     if answer.details is not None:
         event.finish_reason = answer.details.finish_reason
         event.output_tokens = answer.details.generated_tokens
         event.input_tokens = answer.details.input_length
-    if answer.error is not None:
-        event.error = _events.error_words(answer.error)
     return event
 
 
@@ -156,7 +146,7 @@ def _error_json(status: int, message: str) -> bytes:
     return msgspec.json.encode({"error": message, "error_type": kind})
 
 
-class _Renderer(_events.BareRenderer):
+class _Renderer(Renderer):
     """Events of one stream; the last repeats the whole text."""
 
     def __init__(self, reply: Reply) -> None:
@@ -173,7 +163,7 @@ class _Renderer(_events.BareRenderer):
 
     def error(self, status: int, message: str) -> bytes:
         """An error in a stream that began with 200; nothing follows it."""
-        return b"data: %b\n\n" % _error_json(status, message)
+        return _events.event(_error_json(status, message))
 
     def _event(self, number: int, text: str, finish_reason: str | None) -> bytes:
         token = b'{"id":%d,"text":%b,"logprob":-0.5,"special":false}' % (

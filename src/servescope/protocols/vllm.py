@@ -7,6 +7,7 @@ all text so far. Nothing tells counts, a finish reason or the end: the body's en
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import msgspec
@@ -14,14 +15,14 @@ import msgspec
 from servescope.protocols import (
     Ask,
     Event,
+    EventDecoder,
+    LineStream,
     ProtocolFault,
     Renderer,
     Reply,
-    StreamDecoder,
     WireProtocol,
     _events,
     plain_text,
-    sse,
 )
 from servescope.protocols._growing import GrowingText
 
@@ -51,20 +52,9 @@ class Vllm(WireProtocol, frozen=True, tag="vllm"):
     optional: ClassVar[tuple[str, ...]] = ("ignore_eos",)
     echoes_prompt: ClassVar[bool] = True
     refused_with: ClassVar[int] = 500
-
-    @property
-    def event_mark(self) -> bytes:
-        """In no text, where its quotes would be escaped."""
-        return b'{"text":'
-
-    @property
-    def streams_json(self) -> bool:
-        """A stream's first frame looks like an answer in one piece."""
-        return True
-
-    def path(self, *, stream: bool) -> str:  # noqa: ARG002
-        """The same for both."""
-        return "/generate"
+    route: ClassVar[str] = "/generate"
+    event_mark: ClassVar[bytes] = b'{"text":'  # in no text, where its quotes are escaped
+    streams_json: ClassVar[bool] = True
 
     def encode(self, ask: Ask) -> bytes:
         """Body of the request; it holds the sampling parameters, so `extra` too."""
@@ -73,15 +63,17 @@ class Vllm(WireProtocol, frozen=True, tag="vllm"):
         body |= {"ignore_eos": True} if ask.ignore_eos else {}
         return msgspec.json.encode(body | ask.extra)
 
-    def decoder(self) -> StreamDecoder:
+    def decoder(self) -> EventDecoder:
         """A fresh decoder for one stream."""
-        return _Decoder()
+        return _Decoder(self.decode)
 
-    def decode_whole(self, body: bytes) -> Event:
-        """An answer that was not streamed."""
-        return _events.decode_json(_whole, body)
+    def decode(self, data: bytes) -> Event:
+        """An answer that was not streamed; a frame is like one."""
+        frame = _FRAME.decode(data)
+        error = _events.error_words(frame.error, frame.detail)
+        return Event(text=frame.text[0] if frame.text and error is None else "", error=error)
 
-    def parse(self, body: bytes, path: str) -> Ask:  # noqa: ARG002
+    def parse(self, body: bytes, _path: str) -> Ask:
         """What a request asks."""
         request = _events.parse_request(body, _REQUEST)
         return Ask(
@@ -91,55 +83,40 @@ class Vllm(WireProtocol, frozen=True, tag="vllm"):
             ignore_eos=bool(request.ignore_eos),
         )
 
-    def renderer(self, ask: Ask, reply: Reply) -> Renderer:
+    def renderer(self, ask: Ask, _reply: Reply) -> Renderer:
         """Frames of one stream."""
-        del reply
         return _Renderer(ask)
 
     def render_whole(
-        self, ask: Ask, reply: Reply, text: str, output_tokens: int, finish_reason: str
+        self, ask: Ask, _reply: Reply, text: str, _output_tokens: int, _finish_reason: str
     ) -> bytes:
         """An answer in one piece."""
-        del reply, output_tokens, finish_reason
         return msgspec.json.encode({"text": [plain_text(ask.prompt) + text]})
 
-    def render_error(self, status: int, message: str) -> bytes:
+    def render_error(self, _status: int, message: str) -> bytes:
         """An error body in the words of its web framework; its own has none."""
-        del status
         return _error_json(message)
 
 
-class _Decoder:
+class _Decoder(EventDecoder):
     """Frames of one stream."""
 
-    def __init__(self) -> None:
+    def __init__(self, whole: Callable[[bytes], Event]) -> None:
+        super().__init__(self._frame, LineStream())
+        self._whole = whole
         self._text = GrowingText(_OPENING)
-        self._parts: list[bytes] = []
-        self._size = 0
         self._came = False
 
     def feed(self, data: bytes) -> list[Event]:
         """Events completed by `data`. Raises ProtocolFault."""
-        data = data.replace(b"\0", b"\n")
-        *frames, rest = data.split(b"\n")
-        if frames:
-            frames[0] = b"".join([*self._parts, frames[0]])
-            self._parts, self._size = [], 0
-        self._parts.append(rest)
-        self._size += len(rest)
-        if max(self._size, *map(len, frames), 0) > sse.MAX_EVENT_BYTES:
-            words = f"a frame is larger than {sse.MAX_EVENT_BYTES:,} bytes"
-            raise ProtocolFault("too_large", words)
-        return [self._event(frame) for frame in frames if frame.strip()]
+        return super().feed(data.replace(b"\0", b"\n"))
 
     def close(self) -> list[Event]:
         """Events completed by the end of the body: a frame without its NUL, and the end."""
-        rest, events = b"".join(self._parts).strip(), []
-        if rest:
-            try:
-                events.append(self._event(rest))
-            except ProtocolFault:
-                return []  # it was cut, so this is no end
+        try:
+            events = self.feed(b"\0")
+        except ProtocolFault:
+            return []  # it was cut, so this is no end
         return [*events, Event(end=True)] if self._came else events
 
     def _event(self, frame: bytes) -> Event:
@@ -147,44 +124,35 @@ class _Decoder:
         self._came |= event.error is None
         return event
 
-    def _decode(self, frame: bytes) -> Event:
+    def _frame(self, frame: bytes) -> Event:
         found = self._text.grow(frame)
         if found is not None:
             text, end = found
             if not _ENDING.fullmatch(frame, end):
-                _whole(frame)  # several answers, or no JSON at all
+                self._whole(frame)  # several answers, or no JSON at all
             return Event(text=text)
-        event = _whole(frame)
+        event = self._whole(frame)
         if event.error is None:
             event.text = self._text.replace(event.text)
         return event
-
-
-def _whole(data: bytes) -> Event:
-    frame = _FRAME.decode(data)
-    error = frame.detail if frame.error is None else frame.error
-    if error is not None:
-        return Event(error=_events.error_words(error))
-    return Event(text=frame.text[0] if frame.text else "")
 
 
 def _error_json(message: str) -> bytes:
     return msgspec.json.encode({"detail": message})
 
 
-class _Renderer(_events.BareRenderer):
+class _Renderer(Renderer):
     """Frames of one stream, each with all before it."""
 
     def __init__(self, ask: Ask) -> None:
         self._frame = bytearray(b'{"text": [')
         self._frame += msgspec.json.encode(plain_text(ask.prompt))[:-1]
 
-    def chunk(self, text: str, output_tokens: int, finish_reason: str | None) -> bytes:
+    def chunk(self, text: str, _output_tokens: int, _finish_reason: str | None) -> bytes:
         """Prompt and text so far."""
-        del output_tokens, finish_reason
         self._frame += msgspec.json.encode(text)[1:-1]
         return b"".join((self._frame, b'"]}\0'))
 
-    def error(self, status: int, message: str) -> bytes:  # noqa: ARG002
+    def error(self, _status: int, message: str) -> bytes:
         """An error in a stream that began with 200."""
         return _error_json(message) + b"\0"

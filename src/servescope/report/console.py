@@ -99,7 +99,8 @@ def _print_stage(console: Console, summary: Summary, stage: StageSummary) -> Non
     console.print(_rates(stage))
     console.print(_latencies(stage.figures))
     if stage.targets:
-        console.print(_overview([(part.target, part) for part in stage.targets], "target"))
+        rows = [(part.target.partition("://")[2], part) for part in stage.targets]
+        console.print(_overview(rows, "target"))
     if any(getattr(figure, "estimated", False) for figure in stage.figures.values()):
         console.print(Text("~ estimated: the server did not count each chunk's tokens", "dim"))
     for bound in stage.slo:
@@ -203,8 +204,8 @@ def _row(label: str, found: Any, show: Any) -> list[str]:  # noqa: ANN401 (a fig
 
 def _overview(rows: Sequence[tuple[str, StageSummary | TargetSummary]], what: str) -> Table:
     grid = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    grid.add_column(what)
-    for name in ("requests/s", "out tok/s", "in flight", "TTFT p50", "TTFT p99", "ITL p50"):
+    grid.add_column(what, overflow="fold")
+    for name in ("req/s", "out tok/s", "in flight", "TTFT p50", "TTFT p99", "ITL p50"):
         grid.add_column(name, justify="right")
     for name in ("e2e p50", "failed"):
         grid.add_column(name, justify="right")

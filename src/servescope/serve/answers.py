@@ -16,12 +16,19 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from servescope.serve.scripted import Peer, Request, Script, sleep_until
+from servescope.serve.scripted import (
+    LAST_CHUNK,
+    Peer,
+    Request,
+    Script,
+    chunk,
+    head,
+    sleep_until,
+)
 
 TOKENS, FIRST_S, GAP_S = 10, 0.05, 0.01
 USAGE = {"prompt_tokens": 20, "completion_tokens": TOKENS, "total_tokens": 20 + TOKENS}
 DONE = b"data: [DONE]\n\n"
-LAST_CHUNK = b"0\r\n\r\n"
 _GRACE_S = 0.02
 """A reset throws away what is still on its way, so it comes a little later."""
 
@@ -97,20 +104,6 @@ def running_usage() -> list[Piece]:
 # --- how it is framed -----------------------------------------------------------------------------
 
 
-def head(
-    *lines: str, status: str = "HTTP/1.1 200 OK", kind: str | None = "text/event-stream"
-) -> bytes:
-    """A response's head; a chunked body follows where `lines` say nothing else."""
-    types = [] if kind is None else [f"Content-Type: {kind}"]
-    found = [status, *types, *(lines or ["Transfer-Encoding: chunked"]), "", ""]
-    return "\r\n".join(found).encode()
-
-
-def chunk(data: bytes) -> bytes:
-    """One chunk of the transfer coding."""
-    return b"%x\r\n%b\r\n" % (len(data), data)
-
-
 def byte_chunks(data: bytes) -> bytes:
     """A chunk for each byte."""
     return b"".join(b"1\r\n%c\r\n" % byte for byte in data)
@@ -183,7 +176,7 @@ async def coalesced(request: Request, peer: Peer) -> None:
 
 async def split(request: Request, peer: Peer) -> None:
     """Each event cut over many segments: in its chunk's size, after its field, in a character."""
-    await peer.head()
+    await peer.send(head())
     for piece in answer(tokens(delta=lambda _: {"content": " é€"})):
         data = chunk(piece.data)
         field_end = data.index(b"data: ") + len(b"data: ")
@@ -193,7 +186,7 @@ async def split(request: Request, peer: Peer) -> None:
             part = Piece(piece.at_s, data[start:end], piece.content and end == cuts[-2])
             await play(request, peer, [part], bytes)
             await asyncio.sleep(0.0005)
-    await peer.end()
+    await peer.send(LAST_CHUNK)
 
 
 def compressed(coding: str, wbits: int, *, whole: bool = True) -> Script:
@@ -207,8 +200,8 @@ def compressed(coding: str, wbits: int, *, whole: bool = True) -> Script:
             lambda data: chunk(packer.compress(data) + packer.flush(zlib.Z_SYNC_FLUSH)),
         )
         if whole:
-            await peer.chunk(packer.flush())
-        await peer.end()
+            await peer.send(chunk(packer.flush()))
+        await peer.send(LAST_CHUNK)
 
     return script
 
@@ -268,7 +261,7 @@ def repeated(
 
     async def script(request: Request, peer: Peer) -> None:
         if framed:
-            await peer.head()
+            await peer.send(head())
         await play(request, peer, pieces, chunk if framed else bytes)
         while True:
             await asyncio.sleep(gap_s)

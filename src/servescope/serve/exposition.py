@@ -61,9 +61,19 @@ class State:
         return self.realtime.engine.waiting
 
     @property
+    def kv_used_ratio(self) -> float:
+        """Share of the KV cache that is in use."""
+        return self.realtime.engine.kv_used_ratio
+
+    @property
     def kv_tokens(self) -> float:
         """Tokens for which the KV cache is in use."""
-        return self.realtime.engine.kv_used_ratio * self.config.kv_tokens
+        return self.kv_used_ratio * self.config.kv_tokens
+
+    @property
+    def pool_tokens(self) -> int:
+        """Tokens that the KV cache has room for, in whole blocks."""
+        return self.config.kv_blocks * self.config.block_tokens
 
 
 def bounds(config: EngineConfig) -> Bounds:
@@ -93,13 +103,15 @@ _Rows = dict[str, tuple[str, _Value]]
 """By name: what it is, and the value or the values."""
 
 
-def _families(
-    prefix: str, rows: _Rows, labels: Labels | None = None, *, counts: bool = False
-) -> Iterator[Family]:
-    """`labels`: more of each sample; `counts`: these are counters, whatever their names."""
+_COUNTERS = ("_total", "_count", "_success", "_failure")
+"""How the names of counters end; TGI's do not end in `_total`."""
+
+
+def _families(prefix: str, rows: _Rows, labels: Labels | None = None) -> Iterator[Family]:
+    """`labels`: more of each sample."""
     for name, (about, value) in rows.items():
         samples = value if isinstance(value, list) else [({}, value)]
-        kind = "counter" if counts or name.endswith("_total") else "gauge"
+        kind = "counter" if name.endswith(_COUNTERS) else "gauge"
         if isinstance(samples[0][1], Histogram):
             kind = "histogram"
         merged = [({**(labels or {}), **own}, number) for own, number in samples]
@@ -112,7 +124,7 @@ def _each(label: str, values: Mapping[str, float | Histogram]) -> _Value:
 
 def _vllm(state: State) -> Iterator[Family]:
     tally, config, totals = state.tally, state.config, state.realtime.engine.totals
-    done, used = tally.requests, state.realtime.engine.kv_used_ratio
+    done = tally.requests
     by_reason = _each("reason", {"capacity": state.waiting, "deferred": 0})
     by_finish = {"stop": 0, "length": done.e2e.count, "abort": tally.aborted, "error": 0}
     rejections = _each("reason", {"max_num_queued_reqs": tally.turned_away})
@@ -120,7 +132,7 @@ def _vllm(state: State) -> Iterator[Family]:
         "num_requests_running": ("Requests in model execution batches.", state.running),
         "num_requests_waiting": ("Requests waiting to be processed.", state.waiting),
         "num_requests_waiting_by_reason": ("Waiting requests by reason.", by_reason),
-        "kv_cache_usage_perc": ("KV-cache usage. 1 means 100 percent usage.", used),
+        "kv_cache_usage_perc": ("KV-cache usage. 1 means 100 percent usage.", state.kv_used_ratio),
         "prefix_cache_queries_total": ("Prefix cache queries, tokens.", totals.prefix_query_tokens),
         "prefix_cache_hits_total": ("Prefix cache hits, in tokens.", totals.prefix_hit_tokens),
         "num_preemptions_total": ("Preemptions by the engine.", totals.preemptions),
@@ -144,7 +156,7 @@ def _vllm(state: State) -> Iterator[Family]:
     cache = {
         "block_size": config.block_tokens,
         "num_gpu_blocks": config.kv_blocks,
-        "kv_cache_size_tokens": config.kv_blocks * config.block_tokens,
+        "kv_cache_size_tokens": state.pool_tokens,
         "kv_cache_max_concurrency": config.kv_tokens / config.context_tokens,
         "enable_prefix_caching": config.prefix_cache,
     }
@@ -155,7 +167,7 @@ def _vllm(state: State) -> Iterator[Family]:
 
 def _sglang(state: State) -> Iterator[Family]:
     tally, config, totals = state.tally, state.config, state.realtime.engine.totals
-    used, kv_tokens = state.realtime.engine.kv_used_ratio, config.kv_blocks * config.block_tokens
+    used, pool_tokens = state.kv_used_ratio, state.pool_tokens
     modes = {
         "prefill_compute": tally.prompt_tokens - tally.cached_tokens,
         "prefill_cache": tally.cached_tokens,
@@ -166,8 +178,8 @@ def _sglang(state: State) -> Iterator[Family]:
         "num_queue_reqs": ("Requests in the waiting queue.", state.waiting),
         "token_usage": ("The token usage.", round(used, 2)),
         "full_token_usage": ("The token usage for full attention layers.", used),
-        "num_used_tokens": ("Used tokens.", used * kv_tokens),
-        "max_total_num_tokens": ("Tokens in the KV cache pool.", kv_tokens),
+        "num_used_tokens": ("Used tokens.", used * pool_tokens),
+        "max_total_num_tokens": ("Tokens in the KV cache pool.", pool_tokens),
         "page_size": ("KV cache page size in tokens.", config.block_tokens),
         "context_len": ("Maximum context length.", config.context_tokens),
         "num_retracted_requests_total": ("Retracted requests.", totals.preemptions),
@@ -201,23 +213,20 @@ def _tgi(state: State) -> Iterator[Family]:
     yield from _batches(state, "tgi")
     failures = {"overloaded": tally.turned_away, "validation": tally.refused}
     asked = done.e2e.count + sum(failures.values()) + tally.aborted
+    batches = {"prefill": tally.prefill_steps, "decode": tally.decode_steps}
+    counts = _each("method", {method: steps.count for method, steps in batches.items()})
     rows: _Rows = {
         "request_count": ("Requests.", asked),
         "request_success": ("Requests answered.", done.e2e.count),
         "request_failure": ("Requests not answered.", _each("err", failures)),
-        "batch_inference_count": ("Batches computed.", _methods(tally)),
-        "batch_inference_success": ("Batches computed.", _methods(tally)),
-    }
-    yield from _families("tgi_", rows, counts=True)
-    most = state.config.kv_blocks * state.config.block_tokens
-    by_method = {"prefill": tally.prefill_steps, "decode": tally.decode_steps}
-    more: _Rows = {
-        "batch_max_total_tokens": ("Tokens that a batch may hold.", most),
+        "batch_inference_count": ("Batches computed.", counts),
+        "batch_inference_success": ("Batches computed.", counts),
+        "batch_max_total_tokens": ("Tokens that a batch may hold.", state.pool_tokens),
         "request_duration": ("Seconds from asking to the end.", done.e2e),
         "request_queue_duration": ("Seconds in the queue.", tally.queue),
-        "batch_inference_duration": ("Seconds of a batch.", _each("method", by_method)),
+        "batch_inference_duration": ("Seconds of a batch.", _each("method", batches)),
     }
-    yield from _families("tgi_", more)
+    yield from _families("tgi_", rows)
 
 
 def _lightllm(state: State) -> Iterator[Family]:
@@ -250,16 +259,13 @@ def _batches(state: State, engine: str) -> Iterator[Family]:
     yield from _families(f"{engine}_", rows)
 
 
-def _methods(tally: Tally) -> _Value:
-    counts = {"prefill": tally.prefill_steps.count, "decode": tally.decode_steps.count}
-    return _each("method", counts)
-
-
 def _llamacpp(state: State) -> Iterator[Family]:
     tally = state.tally
     steps = tally.step_tokens.count
     prompt_s, decode_s = tally.prefill_steps.sum, tally.decode_steps.sum
     computed = tally.prompt_tokens - tally.cached_tokens
+    prompt_rate, rate = _ratio(computed, prompt_s), _ratio(tally.output_tokens, decode_s)
+    busy = _ratio(tally.sequence_steps, steps)
     rows: _Rows = {
         "prompt_tokens_total": ("Prompt tokens processed, excluding cached tokens", computed),
         "prompt_tokens_cached_total": ("Prompt tokens reused from the cache", tally.cached_tokens),
@@ -267,20 +273,11 @@ def _llamacpp(state: State) -> Iterator[Family]:
         "tokens_predicted_total": ("Generation tokens processed", tally.output_tokens),
         "tokens_predicted_seconds_total": ("Total time spent generating tokens", decode_s),
         "n_decode_total": ("Total number of llama_decode() calls", steps),
-        "prompt_tokens_seconds": (
-            "Average prompt throughput in tokens/s",
-            _ratio(computed, prompt_s),
-        ),
-        "predicted_tokens_seconds": (
-            "Average generation throughput in tokens/s",
-            _ratio(tally.output_tokens, decode_s),
-        ),
+        "prompt_tokens_seconds": ("Average prompt throughput in tokens/s", prompt_rate),
+        "predicted_tokens_seconds": ("Average generation throughput in tokens/s", rate),
         "requests_processing": ("Number of requests processing", state.running),
         "requests_deferred": ("Number of requests deferred", state.waiting),
-        "n_busy_slots_per_decode": (
-            "Average number of busy slots per llama_decode() call",
-            _ratio(tally.sequence_steps, steps),
-        ),
+        "n_busy_slots_per_decode": ("Average number of busy slots per llama_decode() call", busy),
     }
     yield from _families("llamacpp:", rows)
 

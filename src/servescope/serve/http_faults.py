@@ -5,18 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from servescope.serve.answers import (
-    LAST_CHUNK,
     TOKENS,
     and_silence,
     answer,
     byte_chunks,
-    chunk,
     coalesced,
     compressed,
     cut,
     dripped_head,
     for_ever,
-    head,
     nothing,
     repeated,
     sent,
@@ -27,7 +24,7 @@ from servescope.serve.answers import (
     unframed,
     whole,
 )
-from servescope.serve.scripted import Peer, Script
+from servescope.serve.scripted import LAST_CHUNK, Peer, Script, chunk, head
 
 COMPLETED = ("completed",)
 

@@ -70,10 +70,6 @@ def _ids(body: bytes) -> tuple[int, ...]:
     return tuple(tokenize(text))
 
 
-def _nothing(_state: State, _body: bytes) -> bytes:
-    return b""
-
-
 def _health(state: State, _body: bytes) -> object:
     if state.config.engine == "llamacpp":
         return {"status": "ok"}
@@ -96,30 +92,14 @@ def _models(state: State, _body: bytes) -> object:
     return {"object": "list", "data": [entry]}
 
 
-def _metrics(state: State, _body: bytes) -> bytes:
-    return metrics(state)
-
-
-def _version_page(state: State, _body: bytes) -> object:
-    return {"version": _version(state)}
-
-
 def _tokenize(state: State, body: bytes) -> object:
     ids = _ids(body)
     return {"count": len(ids), "max_model_len": state.config.longest, "tokens": ids}
 
 
-def _tokens(_state: State, body: bytes) -> object:
-    return {"ntokens": len(_ids(body))}
-
-
 def _flush(state: State, _body: bytes) -> bytes:
     state.realtime.engine.flush_cache()
     return b"" if state.config.engine == "vllm" else b"Cache flushed.\n"
-
-
-def _load(state: State, _body: bytes) -> object:
-    return {"server_load": state.running + state.waiting}
 
 
 def _info(state: State, _body: bytes) -> object:
@@ -143,7 +123,7 @@ def _server_info(state: State, body: bytes) -> object:
     return {
         **_model_info(state, body),
         "context_length": config.longest,
-        "max_total_num_tokens": config.kv_blocks * config.block_tokens,
+        "max_total_num_tokens": state.pool_tokens,
         "max_running_requests": config.max_sequences,
         "max_queued_requests": config.max_waiting,
         "page_size": config.block_tokens,
@@ -158,8 +138,8 @@ def _loads(state: State, _body: bytes) -> object:
         "num_running_reqs": state.running,
         "num_waiting_reqs": state.waiting,
         "num_used_tokens": round(state.kv_tokens),
-        "max_total_num_tokens": state.config.kv_blocks * state.config.block_tokens,
-        "token_usage": state.realtime.engine.kv_used_ratio,
+        "max_total_num_tokens": state.pool_tokens,
+        "token_usage": state.kv_used_ratio,
     }
     return {"version": _version(state), "loads": [load]}
 
@@ -175,30 +155,26 @@ def _props(state: State, _body: bytes) -> object:
     }
 
 
-def _model_name(state: State, _body: bytes) -> object:
-    return {"model_name": state.config.model}
-
-
 def _token_load(state: State, _body: bytes) -> object:
-    used = state.realtime.engine.kv_used_ratio
-    return {"current_load": used, "logical_max_load": used, "dynamic_max_load": used}
+    names = ("current_load", "logical_max_load", "dynamic_max_load")
+    return dict.fromkeys(names, state.kv_used_ratio)
 
 
 _EVERY: dict[Route, Page] = {
     ("GET", "/health"): _health,
     ("GET", "/v1/models"): _models,
-    ("GET", "/metrics"): _metrics,
+    ("GET", "/metrics"): lambda state, _: metrics(state),
 }
 _OWN: dict[str, dict[Route, Page]] = {
     "vllm": {
-        ("GET", "/version"): _version_page,
-        ("GET", "/ping"): _nothing,
-        ("GET", "/load"): _load,
+        ("GET", "/version"): lambda state, _: {"version": _version(state)},
+        ("GET", "/ping"): lambda *_: b"",
+        ("GET", "/load"): lambda state, _: {"server_load": state.running + state.waiting},
         ("POST", "/tokenize"): _tokenize,
         ("POST", "/reset_prefix_cache"): _flush,
     },
     "sglang": {
-        ("GET", "/health_generate"): _nothing,
+        ("GET", "/health_generate"): lambda *_: b"",
         ("GET", "/model_info"): _model_info,
         ("GET", "/get_model_info"): _model_info,
         ("GET", "/server_info"): _server_info,
@@ -215,9 +191,9 @@ _OWN: dict[str, dict[Route, Page]] = {
         ("GET", "/healthz"): _health,
         ("GET", "/liveness"): _health,
         ("GET", "/readiness"): _health,
-        ("GET", "/get_model_name"): _model_name,
+        ("GET", "/get_model_name"): lambda state, _: {"model_name": state.config.model},
         ("GET", "/token_load"): _token_load,
-        ("POST", "/tokens"): _tokens,
+        ("POST", "/tokens"): lambda _, body: {"ntokens": len(_ids(body))},
     },
     "llamacpp": {
         ("GET", "/props"): _props,

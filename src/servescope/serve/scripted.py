@@ -23,7 +23,22 @@ from servescope.protocols import Ask, ProtocolFault, Reply, WireProtocol, known
 
 MODELS = b'{"object":"list","data":[{"id":"paced","object":"model","owned_by":"test"}]}'
 LOOPBACK = ("127.0.0.1", "localhost")
+LAST_CHUNK = b"0\r\n\r\n"
 _PATIENCE_S = 10.0
+
+
+def head(
+    *lines: str, status: str = "HTTP/1.1 200 OK", kind: str | None = "text/event-stream"
+) -> bytes:
+    """A response's head; a chunked body follows where `lines` say nothing else."""
+    types = [] if kind is None else [f"Content-Type: {kind}"]
+    found = [status, *types, *(lines or ["Transfer-Encoding: chunked"]), "", ""]
+    return "\r\n".join(found).encode()
+
+
+def chunk(data: bytes) -> bytes:
+    """One chunk of the transfer coding."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 @dataclass
@@ -69,26 +84,12 @@ class Peer:
         self.written_ns.append(time.monotonic_ns())
         await self.writer.drain()
 
-    async def head(self, content_type: str = "text/event-stream", *more: str) -> None:
-        """Status 200 and headers; a chunked body where `more` says nothing else."""
-        lines = ["HTTP/1.1 200 OK", f"Content-Type: {content_type}"]
-        lines += more or ["Transfer-Encoding: chunked"]
-        await self.send("\r\n".join([*lines, "", ""]).encode())
-
-    async def chunk(self, data: bytes) -> None:
-        """One chunk of the transfer coding."""
-        await self.send(b"%x\r\n%b\r\n" % (len(data), data))
-
-    async def end(self) -> None:
-        """The last chunk."""
-        await self.send(b"0\r\n\r\n")
-
     async def whole(
-        self, status: int, body: bytes, kind: str = "application/json", *more: str
+        self, status: int, body: bytes, kind: str = "application/json", *lines: str
     ) -> None:
         """An answer in one piece."""
-        lines = [f"HTTP/1.1 {status} X", f"Content-Type: {kind}", f"Content-Length: {len(body)}"]
-        await self.send("\r\n".join([*lines, *more, "", ""]).encode() + body)
+        length = f"Content-Length: {len(body)}"
+        await self.send(head(length, *lines, status=f"HTTP/1.1 {status} X", kind=kind) + body)
 
     def close(self) -> None:
         """End the connection in order (FIN)."""
@@ -254,18 +255,18 @@ def healthy(first_s: float, gap_s: float, *, per_chunk: int = 1, keep_alive: boo
             await sleep_until(start_s + first_s + gap_s * (n - 1))
             await peer.whole(200, wire.render_whole(ask, reply, " x" * n, n, "length"))
             return
-        await peer.head()
+        await peer.send(head())
         stream = wire.renderer(ask, reply)
         if opening := stream.opening():
-            await peer.chunk(opening)
+            await peer.send(chunk(opening))
         for last in range(per_chunk, n + per_chunk, per_chunk):
             made = min(last, n)
             await sleep_until(start_s + first_s + gap_s * (made - 1))
             text = " x" * (made - last + per_chunk)
-            await peer.chunk(stream.chunk(text, made, "length" if made == n else None))
+            await peer.send(chunk(stream.chunk(text, made, "length" if made == n else None)))
         if closing := stream.closing(n):
-            await peer.chunk(closing)
-        await peer.end()
+            await peer.send(chunk(closing))
+        await peer.send(LAST_CHUNK)
         if not keep_alive:
             peer.close()
 
