@@ -489,7 +489,7 @@ def test_how_long_conversations_may_be_can_be_set(save):
         ("[]", "want conversations"),
         (json.dumps(UNUSABLE), "want conversations"),
         ("{}", "JSON list"),
-        ("[", "want JSON"),
+        ("[", "want one JSON list"),
     ],
 )
 def test_a_collection_of_which_nothing_is_usable_is_refused(save, content, hint):

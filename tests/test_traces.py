@@ -251,8 +251,8 @@ def test_whatever_the_hash_ids_a_prompt_has_its_exact_length(
     items = replayed(f"{path},block={block}", ruler=replace(RULER, overhead=overhead))
     one, other = items(0), items(1)
     assert len(words(one.prompt)) + overhead == one.input_tokens == max(tokens, overhead + 1)
-    whole = min(len(ids), tokens // block) * block - overhead
-    assert shared(one.prompt, other.prompt) >= whole
+    both = min(len(ids) * block, one.input_tokens - overhead)
+    assert shared(one.prompt, other.prompt) >= both - 3  # the last of a cut block may not fit
 
 
 def test_rows_of_a_session_are_its_turns_and_other_sessions_the_next_time_round(save):

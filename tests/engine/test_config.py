@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from servescope.engine.config import ENGINES, EngineConfig, parse
 from servescope.errors import BadInput
 
-TIMES = st.sampled_from(["1us", "0.5ms", "8ms", 0.25, "2"])
+TIMES = st.sampled_from(["1us", "0.5ms", "8ms", 0.25, "2s"])
 
 
 @pytest.mark.parametrize("text", ["sim:", "vllm", "sim:vllm", "sim:vllm?", " sim:vllm "])

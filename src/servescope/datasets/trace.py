@@ -60,7 +60,7 @@ class Replay:
         if setting.output_tokens is not None:
             output_tokens = at(setting.output_tokens, setting.seed, "output", i)
         return Item(
-            prompt=" ".join(self._text(part, *key) for part, key in self._parts(i, tokens)),
+            prompt=" ".join(self._text(i, part, *key) for part, key in self._parts(i, tokens)),
             input_tokens=tokens,
             output_tokens=output_tokens,
             pinned=True,
@@ -84,8 +84,7 @@ class Replay:
         """Tokens of each part of a prompt, and what it is the text of: a block, or this item.
 
         Blocks are counted in the text alone: what the target adds before it may move them, but a
-        prefix that is shared has all the tokens that the trace says. A block that is not whole is
-        shared by prompts of the same length.
+        prefix that is shared has all the tokens that the trace says.
         """
         again, row = divmod(i, len(self._trace))
         hash_ids = self._trace.hash_ids[row] if self._trace.hash_ids else None
@@ -103,7 +102,30 @@ class Replay:
             parts.append((length + tokens - done, key))
         return parts
 
-    def _text(self, tokens: int, purpose: str, index: int) -> str:
+    def _text(self, i: int, tokens: int, purpose: str, index: int) -> str:
+        """The text of a part of item i; of a block that is not whole, its beginning."""
+        if purpose == "prompt":
+            return self._prose(tokens, purpose, index)
+        block = self._prose(max(tokens, self._block), purpose, index)
+        if tokens >= self._block:
+            return block
+        kept, left = self._cut(block, tokens)
+        return " ".join([*kept, self._prose(left, "rest", i)] if left else kept)
+
+    def _cut(self, text: str, tokens: int) -> tuple[list[str], int]:
+        """The words of a text up to so many tokens, and how many are left for other words."""
+        ruler, words = self._inside, text.split(" ")
+        kept, left = 0, tokens
+        for n, word in enumerate(words, 1):
+            cost = int(ruler.costs[ruler.index[word]]) if word in ruler.index else tokens
+            tokens -= cost
+            if tokens == 0 or tokens >= ruler.least:
+                kept, left = n, tokens
+            if tokens <= 0:
+                break
+        return words[:kept], left
+
+    def _prose(self, tokens: int, purpose: str, index: int) -> str:
         from servescope.seeds import generator  # noqa: PLC0415 - listing must stay quick
         from servescope.text import prose_of_exactly  # noqa: PLC0415
 
