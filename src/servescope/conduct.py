@@ -62,16 +62,7 @@ def conduct(trial: Trial, watcher: Watcher | None = None, command: list[str] | N
     """
     plan = resolve(trial)
     stages = offers.offers(plan)
-    simulated = [target for target in trial.targets if target.startswith(SCHEME)]
-    config = parse_engine("TARGET", simulated[0]) if simulated else None
-    if simulated and len(trial.targets) > 1:
-        raise BadInput("TARGET", simulated[0], "want a simulated target to be the only one")
-    if simulated and trial.protocol is not None:
-        want = "want none with a simulated target: in virtual time nothing is sent"
-        raise BadInput("--protocol", trial.protocol, want)
-    if simulated and trial.collect:
-        want = "want no collectors with a simulated target: its time is not theirs"
-        raise BadInput("--collect", ", ".join(trial.collect), want)
+    config = _simulated(trial)
     collectors = [collect.parse("--collect", text) for text in trial.collect]
     offers.allow_files(stages, trial)
     key = None if config else _check_targets(trial)
@@ -106,6 +97,22 @@ def conduct(trial: Trial, watcher: Watcher | None = None, command: list[str] | N
     return run
 
 
+def _simulated(trial: Trial) -> EngineConfig | None:
+    """The simulated engine that is the target, if one is. Raises BadInput."""
+    found = [target for target in trial.targets if target.startswith(SCHEME)]
+    if not found:
+        return None
+    if len(trial.targets) > 1:
+        raise BadInput("TARGET", found[0], "want a simulated target to be the only one")
+    if trial.protocol is not None:
+        want = "want none with a simulated target: in virtual time nothing is sent"
+        raise BadInput("--protocol", trial.protocol, want)
+    if trial.collect:
+        want = "want no collectors with a simulated target: its time is not theirs"
+        raise BadInput("--collect", ", ".join(trial.collect), want)
+    return parse_engine("TARGET", found[0])
+
+
 def _check_targets(trial: Trial) -> Secret | None:
     """Find every fault of what was said about the targets; returns the key."""
     for target in trial.targets:
@@ -136,6 +143,7 @@ def _drive(
             except BadInput as error:  # at a rate this low nothing is due in the time
                 manifest.notes.append(f"{offer.stage.load} was left out: {error}")
                 rates[offer.stage.cache].append(0.0)
+                number += 1
                 continue
         stage, deal = offer.stage, place.deal(subject, offer, each=plan.trial.each)
         if stage.cache == "cold":

@@ -283,7 +283,7 @@ class _Attempts:
         return self.wire.encode(
             Ask(
                 prompt=PROBE_TEXT,
-                output_tokens=PROBE_TOKENS,
+                output_tokens=max(PROBE_TOKENS, self.wire.least_tokens),
                 model=self.endpoint.model,
                 stream=self.stream,
                 extra=self.extra,

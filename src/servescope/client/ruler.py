@@ -85,7 +85,7 @@ def _count_prompt(
     """Prompt tokens that the server counts for a text, by a generation of one token."""
     ask = Ask(
         prompt=text,
-        output_tokens=1,
+        output_tokens=wire.least_tokens,
         model=endpoint.model,
         stream=stream,
         usage=stream and "usage" in endpoint.fields,

@@ -60,6 +60,8 @@ class WireProtocol(msgspec.Struct, frozen=True):
 
     takes_ids: ClassVar[bool] = False
     """Whether a prompt may be token ids."""
+    least_tokens: ClassVar[int] = 1
+    """The shortest limit on an answer that servers accept."""
     echoes_prompt: ClassVar[bool] = False
     """Whether an answer's text begins with the prompt's."""
     refused_with: ClassVar[int] = 400

@@ -119,6 +119,7 @@ _REQUEST = msgspec.json.Decoder(_Request)
 class OpenAIResponses(WireProtocol, frozen=True, tag="openai-responses"):
     """OpenAI responses."""
 
+    least_tokens: ClassVar[int] = 16  # OpenAI's own rule
     optional: ClassVar[tuple[str, ...]] = ("ignore_eos",)  # vLLM's; its other extras differ
     route: ClassVar[str] = "/v1/responses"
 
