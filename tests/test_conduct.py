@@ -165,8 +165,8 @@ def test_where_the_cache_cannot_be_emptied_the_run_says_so(tmp_path):
 
 
 def test_a_sweep_goes_from_one_user_over_saturation_to_rates_between(tmp_path):
-    with Served(healthy(0.01, 0.001)) as server:
-        run, summary, _ = measure(server.url, tmp_path, load=["sweep:3"], requests=15)
+    with Served(healthy(0.08, 0.001)) as server:
+        run, summary, _ = measure(server.url, tmp_path, load=["sweep:3,users=15"], requests=15)
     rates = [stage.figures["requests_per_s"] for stage in summary.stages]
     assert len(rates) == 5
     assert all(stage.outcomes == {"completed": 15} for stage in summary.stages)
