@@ -1,5 +1,6 @@
 """Runs of several turns, several targets and several passes, as the servers see them."""
 
+import asyncio
 import json
 import re
 import sys
@@ -10,6 +11,7 @@ import msgspec
 import pytest
 
 from servescope import cli
+from servescope.client import flush
 from servescope.conduct import conduct
 from servescope.errors import BadInput
 from servescope.experiment import Trial, declare
@@ -156,6 +158,26 @@ def test_a_cold_and_a_warm_pass_ask_the_same_and_the_cache_is_emptied_before_the
     assert [record.request for record in records] == list(range(20))
 
 
+def test_a_flush_that_is_never_answered_does_not_hold_up_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(flush, "MOST_S", 0.3)
+    silences = []
+
+    class Silent(Served):
+        async def _answer(self, request, peer):
+            if request.path in ("/reset_prefix_cache", "/flush_cache"):
+                silences.append(asyncio.Event())
+                await silences[-1].wait()
+            else:
+                await super()._answer(request, peer)
+
+    with Silent(healthy(0.002, 0.001)) as server:
+        run, summary, _ = measure(
+            server.url, tmp_path, load=["users:2"], requests=4, repeat_cache=["cold", "warm"]
+        )
+    assert [stage.outcomes for stage in summary.stages] == [{"completed": 4}] * 2
+    assert any("could not be emptied" in note for note in run.manifest.notes)
+
+
 def test_where_the_cache_cannot_be_emptied_the_run_says_so(tmp_path):
     with Served(healthy(0.002, 0.001)) as server:
         run, _, _ = measure(
@@ -218,6 +240,9 @@ def test_an_experiment_file_says_what_options_say(tmp_path, monkeypatch, capfd):
         ("a.yaml", "a: &a [1]\nb: *a\n", "no aliases"),
         ("a.yaml", "load: !!python/object/apply:os.system [id]\n", "could not determine"),
         ("a.toml", "target = ", "Invalid value"),
+        ("a.yaml", "target: x\n? [a, b]\n: 2\n", "want names, line 2"),
+        ("a.yaml", "input-tokens: 40\ninput_tokens: 60\n", "want input_tokens only once"),
+        ("b.json", '{"target": "x", "target": "y"}', "target comes twice"),
         ("a.json", '{"target": "x", "rekwests": 3}', "did you mean requests"),
         ("a.json", "[]", "want names of options"),
         ("missing.yaml", None, "No such file"),

@@ -80,7 +80,7 @@ def test_answers_that_end_by_a_close_end_when_it_came(tmp_path):
         peer.close()
 
     with Served(script, probe=healthy(0, 0)) as server:
-        run, summary = measure(server, tmp_path, requests=20)
+        run, summary = measure(server, tmp_path, requests=20, output_tokens="1")
     columns = run.columns()
     assert summary.stages[0].outcomes == {"completed": 20}
     assert np.median(columns.end_ns - columns.chunk_ns) < 5e6
@@ -146,3 +146,46 @@ def test_a_server_that_is_gone_does_not_shorten_the_time_it_is_measured_over(tmp
     assert "failed:connect" in summary.stages[0].outcomes
     window = summary.stages[0].figures["window"]
     assert window["end_s"] - window["start_s"] > 0.5  # its users wait ever longer, up to 1 s
+
+
+def test_a_short_answer_is_truncated_also_where_only_chunks_were_counted(tmp_path):
+    async def script(request, peer):
+        await peer.send(head())
+        for _ in range(5):
+            await peer.send(chunk(b'data: {"choices":[{"delta":{"content":" x"}}]}\n\n'))
+        end = b'data: {"choices":[{"delta":{},"finish_reason":"length"}]}\n\ndata: [DONE]\n\n'
+        await peer.send(chunk(end) + LAST_CHUNK)
+
+    with Served(script, probe=healthy(0, 0)) as server:
+        _, summary = measure(server, tmp_path, output_tokens="11")
+    stage = summary.stages[0]
+    assert stage.outcomes == {"completed": 0, "truncated": 8}
+    assert {"lengths_missed", "counted_locally"} <= {doubt.kind for doubt in stage.doubts}
+
+
+@pytest.mark.parametrize(
+    ("last", "words"),
+    [
+        (b'{"error":"the GPU fell off"}\n', "the GPU fell off"),
+        (b"<html>502 Bad Gateway</html>\n", "502 Bad Gateway"),
+        (b'data: {"token": {"id"', '"token"'),
+    ],
+)
+@pytest.mark.parametrize("protocol", ["lightllm", "openai-chat"])
+def test_what_a_stream_ends_with_instead_of_its_end_is_told(tmp_path, protocol, last, words):
+    token = {
+        "lightllm": b'data:{"token":{"id":1,"text":" x"},"generated_text":null}\n\n',
+        "openai-chat": b'data: {"choices":[{"delta":{"content":" x"}}]}\n\n',
+    }[protocol]
+
+    async def script(request, peer):
+        await peer.send(head())
+        for piece in (token, token, last):
+            await peer.send(chunk(piece))
+        await peer.send(LAST_CHUNK)
+
+    with Served(script, probe=healthy(0, 0)) as server:
+        run, summary = measure(server, tmp_path, protocol=protocol, output_tokens="4")
+    outcomes = {name for name, count in summary.stages[0].outcomes.items() if count}
+    assert outcomes <= {"failed:incomplete", "failed:protocol"}
+    assert all(words in record.reason for record in run.records())

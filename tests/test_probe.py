@@ -6,6 +6,7 @@ from servescope.client.address import parse_target, redact
 from servescope.conduct import conduct
 from servescope.errors import Unreachable
 from servescope.experiment import Trial
+from servescope.protocols import ProtocolFault, known
 from servescope.summary import summarise
 from tests.support.served import Served, healthy
 
@@ -67,6 +68,32 @@ def test_a_model_without_a_chat_template_is_measured_by_completions(tmp_path):
     with Served(script, probe=script) as server:
         run = measure(server, tmp_path)
     assert run.manifest.endpoint["protocol"] == "openai-completions"
+
+
+def only(protocol):
+    """A server that speaks one protocol and knows no other path."""
+    own = known()[protocol]
+    paths = {own.path(stream=stream) for stream in (True, False)}
+
+    async def script(request, peer):
+        try:
+            assert request.path in paths
+            own.parse(request.body, request.path)
+        except (AssertionError, ProtocolFault):
+            await peer.whole(404 if request.path not in paths else own.refused_with, b'{"x":"no"}')
+            return
+        await QUICK(request, peer)
+
+    return script
+
+
+@pytest.mark.parametrize("protocol", sorted(set(known()) - {"vllm", "sglang"}))
+def test_the_one_protocol_that_a_server_speaks_is_found_out(tmp_path, protocol):
+    script = only(protocol)
+    with Served(script, probe=script, models=b"{}") as server:
+        run = measure(server, tmp_path, model="m")
+    assert run.manifest.endpoint["protocol"] == protocol
+    assert summarise(run).stages[0].outcomes == {"completed": 6}
 
 
 def test_an_empty_list_of_models_does_not_matter_when_the_model_is_named(tmp_path):

@@ -193,3 +193,9 @@ def test_escape_sequences_in_what_a_probe_is_told_do_not_reach_the_terminal(tmp_
     assert status == 3
     assert "gone" in text
     assert not any(raw in text for raw in ("\x1b", "\x07", "\x9b", "\u202e"))
+
+
+def test_a_key_in_the_query_of_a_url_is_not_repeated(tmp_path):
+    command = Command("run", f"http://127.0.0.1:1/?api_key={KEY}", cwd=tmp_path)
+    assert command.wait() == 2
+    assert KEY not in command.out + command.err

@@ -212,7 +212,7 @@ class _Place:
 
 def _manifest(plan: Plan, command: list[str], stages: list[Offer]) -> Manifest:
     trial = msgspec.to_builtins(plan.trial)
-    trial |= {"seed": plan.seed, "target": [redact(target) for target in plan.trial.targets]}
+    trial |= {"seed": plan.seed, "target": [_shown(target) for target in plan.trial.targets]}
     return Manifest(
         name=_run_name(plan.trial),
         servescope=servescope.__version__,
@@ -222,6 +222,10 @@ def _manifest(plan: Plan, command: list[str], stages: list[Offer]) -> Manifest:
         stages=[offer.stage for offer in stages],
         started_utc=_utc_now(),
     )
+
+
+def _shown(target: str) -> str:
+    return target if target.startswith(SCHEME) else redact(target)
 
 
 def _run_name(trial: Trial) -> str:

@@ -95,6 +95,8 @@ def declare(options: dict[str, Any]) -> Trial:
         name = said.replace("-", "_")
         if name not in fields:
             raise BadInput("options", said, f"want {one_of(name, fields)}")
+        if name in plain:
+            raise BadInput("options", said, f"want {name} only once")
         if fields[name] in (str, str | None) and isinstance(value, int | float):
             plain[name] = str(value)
         elif fields[name] == list[str] and isinstance(value, str | int | float):
@@ -178,6 +180,8 @@ def _check_extra_body(body: dict[str, Any]) -> None:
 def readable(field: str, path: str) -> bytes:
     """The content of a file that the user names. Raises BadInput."""
     try:
+        if Path(path).exists() and not Path(path).is_file():
+            raise BadInput(field, path, "want a plain file")
         return Path(path).read_bytes()
     except OSError as error:
         raise BadInput(field, path, f"cannot be read ({error.strerror})") from None

@@ -24,6 +24,8 @@ def is_file(word: str) -> bool:
 
 def read_file(path: str) -> dict[str, Any]:
     """What an experiment file declares. Raises BadInput naming the place of a fault."""
+    if Path(path).exists() and not Path(path).is_file():
+        raise BadInput("FILE", path, "want a plain file")
     try:
         with Path(path).open("rb") as stream:
             content = stream.read(MOST_BYTES + 1)
@@ -71,6 +73,8 @@ def _yaml(text: str) -> Any:  # noqa: ANN401 (whatever the file holds)
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:  # noqa: ANN401
             seen: set[str] = set()
             for key, _ in node.value:
+                if key.id != "scalar":
+                    raise ValueError(f"want names, line {key.start_mark.line + 1}")
                 if key.value in seen:
                     raise ValueError(f"{key.value} comes twice, line {key.start_mark.line + 1}")
                 seen.add(key.value)

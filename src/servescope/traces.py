@@ -310,6 +310,8 @@ class Table(NamedTuple):
 
 
 def _open(path: str) -> Table:
+    if Path(path).exists() and not Path(path).is_file():
+        raise BadInput("", path, "want a plain file that can be read")
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

@@ -34,6 +34,12 @@ def test_a_connection_carries_one_request_after_another(wire):
         assert wire.response()[0].status == 200
 
 
+def test_who_asks_for_the_head_gets_no_body(wire):
+    wire.send(request("HEAD", "/v1/models") + request("GET", "/health"))
+    assert wire.head().status == 200
+    assert wire.response()[0].status == 200
+
+
 @pytest.mark.skipif(not hasattr(socket, "TCP_QUICKACK"), reason="only Linux delays on demand")
 def test_a_token_does_not_wait_until_the_client_acknowledges_the_head(client):
     first = []

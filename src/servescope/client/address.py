@@ -90,10 +90,12 @@ def _split_path(path: str) -> tuple[str, tuple[str, ...]]:
 
 
 def redact(url: str) -> str:
-    """A URL as typed, without user and password."""
+    """A URL as typed, without user and password, and without what a query may hold."""
+    url, question, _ = url.partition("?")
     scheme, slashes, rest = url.partition("://") if "://" in url else ("", "", url)
     authority, slash, path = rest.partition("/")
-    return f"{scheme}{slashes}{authority.rpartition('@')[2]}{slash}{path}"
+    hidden = "?***" if question else ""
+    return f"{scheme}{slashes}{authority.rpartition('@')[2]}{slash}{path}{hidden}"
 
 
 def resolve_host(address: Address) -> tuple[int, tuple[str | int, ...]]:

@@ -19,6 +19,8 @@ from servescope.records import CANCELLED, COMPLETED, TRUNCATED, Record
 
 _TELLING = ("location", "retry-after", "www-authenticate")
 SILENT = ("stalled", "timeout_first_token", "timeout_total")
+TOLERANCE = 0.1
+"""A tokenizer that is not the server's own may count so much less."""
 CONTRADICTION = 1.5
 """Usage that differs by more than this factor from what came is not believed."""
 
@@ -189,13 +191,25 @@ def _outcome(exchange: Exchange, reading: Reading, result: Record, asked: Asked)
         told = f"the answer ended without a token: {said}".rstrip(": ")
         return "failed:empty", told[:REASON_CHARS]
     if not (reading.finish_reason or reading.end_marker):
-        return "failed:incomplete", "the stream ended without a finish reason or an end marker"
+        return "failed:incomplete", _unended(reading)
     if (result.output_tokens or 0) > overrun_limit(asked.output_tokens):
         return "failed:overrun", f"{result.output_tokens} tokens, {asked.output_tokens} allowed"
-    short = result.pinned and result.count_source == "server"
-    if short and (result.output_tokens or 0) < (result.asked_output_tokens or 0):
+    if result.pinned and _is_short(result):
         return TRUNCATED, f"{result.output_tokens} of {result.asked_output_tokens} tokens"
     return COMPLETED, ""
+
+
+def _unended(reading: Reading) -> str:
+    why = "the stream ended without a finish reason or an end marker"
+    return f"{why}; what came last: {reading.stray}"[:REASON_CHARS] if reading.stray else why
+
+
+def _is_short(result: Record) -> bool:
+    """Whether an answer has fewer tokens than it was to have."""
+    came, asked = result.output_tokens, result.asked_output_tokens
+    if came is None or asked is None:
+        return False
+    return came < asked * (1 - TOLERANCE if result.count_source == "tokenizer" else 1)
 
 
 def _cut(exchange: Exchange, reading: Reading) -> str:

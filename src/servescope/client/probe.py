@@ -24,9 +24,9 @@ from servescope.protocols._events import UNREADABLE
 
 GUESSES = (
     ("openai-chat", "openai-completions"),
-    ("tgi", "lightllm", "sglang", "llamacpp", "vllm"),
+    ("openai-responses", "anthropic-messages", "tgi", "lightllm", "sglang", "llamacpp", "vllm"),
 )
-"""Where a URL does not tell the protocol; engines' own only where OpenAI's routes are not there."""
+"""Where a URL does not tell the protocol; the others only where OpenAI's two are not there."""
 _NOT_THERE = (404, 405)
 PROBE_TOKENS = 4
 PROBE_TEXT = "Please continue this story: One morning the old clock in the hall"
@@ -102,6 +102,7 @@ class Dialogue:
         path: str,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
     ) -> tuple[int, bytes]:
         """Status and body of one answer; raises OSError.
 
@@ -116,7 +117,7 @@ class Dialogue:
             path=self.address.prefix + path,
             headers=sent,
             body=body or b"",
-            timeout_s=self.timeout_s,
+            timeout_s=min(self.timeout_s, timeout_s or self.timeout_s),
         )
 
     def get_json(self, path: str) -> Any:  # noqa: ANN401 (whatever JSON the server sent)
@@ -167,17 +168,21 @@ def probe(
     )
     _engine(dialogue, endpoint, models)
     reasons: list[str] = []
+    unended: tuple[_Attempts, str] | None = None
     for guesses in _guesses(address, protocol):
         there = False
         for name, wire in guesses.items():
-            trial = _Attempts(dialogue, wire, endpoint, stream=stream, extra=extra)
-            reason = trial.run()
-            if reason is None:
-                endpoint.protocol, endpoint.path = name, address.prefix + trial.path
-                endpoint.tokenize = bool(dialogue.tokenize(endpoint.model, " a"))
-                return endpoint, wire
-            reasons.append(dialogue.hide(f"{name}, {trial.path}: {reason}"))
-            there |= trial.there
+            attempts = _Attempts(dialogue, wire, endpoint, stream=stream, extra=extra)
+            reason = attempts.run()
+            if reason is None and attempts.ended:
+                return _found(dialogue, endpoint, attempts, name)
+            if reason is None:  # perhaps another protocol's answers, which this one half reads
+                unended = unended or (attempts, name)
+                reason = "an answer without an end"
+            reasons.append(dialogue.hide(f"{name}, {attempts.path}: {reason}"))
+            there |= attempts.there
+        if unended is not None:
+            return _found(dialogue, endpoint, *unended)
         if there:
             break
     else:
@@ -187,6 +192,15 @@ def probe(
     if not endpoint.model and there:
         reasons.append("no model in /v1/models; name one with --model")
     raise Unreachable(f"{address.url} answers nothing useful: " + "; ".join(reasons))
+
+
+def _found(
+    dialogue: Dialogue, endpoint: Endpoint, attempts: _Attempts, name: str
+) -> tuple[Endpoint, WireProtocol]:
+    endpoint.protocol, endpoint.path = name, dialogue.address.prefix + attempts.path
+    attempts.tell(endpoint)
+    endpoint.tokenize = bool(dialogue.tokenize(endpoint.model, " a"))
+    return endpoint, attempts.wire
 
 
 def _guesses(
@@ -247,6 +261,8 @@ class _Attempts:
         self.path = wire.path(stream=stream)
         self.keep = [f for f in wire.optional if stream or f not in ("usage", "usage_each")]
         self.refused: list[str] = []
+        self.events: list[Event] = []
+        """Of the answer."""
         self.there = True
         """Whether the server knows the path."""
 
@@ -314,20 +330,29 @@ class _Attempts:
         errors = [event.error for event in events if event.error]
         if errors:
             return transient + 1, errors[0]
-        contents = [event for event in events if event.has_content]
-        counted = [event for event in events if event.output_tokens is not None]
+        self.events = events
+        return transient, ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the answer came to an end of this protocol."""
+        return not self.stream or any(e.finish_reason or e.end for e in self.events)
+
+    def tell(self, endpoint: Endpoint) -> None:
+        """Note what was learned of the target."""
+        contents = [event for event in self.events if event.has_content]
+        counted = [event for event in self.events if event.output_tokens is not None]
         each = [event for event in contents if event.output_tokens is not None]
         if self.stream and len(contents) > 1 and len(each) == len(contents):
-            self.endpoint.usage = "each"
+            endpoint.usage = "each"
         elif counted:
-            self.endpoint.usage = "end"
-        self.endpoint.probe_input_tokens = next(
-            (event.input_tokens for event in reversed(events) if event.input_tokens), None
+            endpoint.usage = "end"
+        endpoint.probe_input_tokens = next(
+            (event.input_tokens for event in reversed(self.events) if event.input_tokens), None
         )
-        if self.endpoint.usage != "each" and "usage_each" in self.keep and len(contents) > 1:
+        if endpoint.usage != "each" and "usage_each" in self.keep and len(contents) > 1:
             self.keep.remove("usage_each")  # taken, but without effect
-        self.endpoint.fields, self.endpoint.refused = self.keep, self.refused
-        return transient, ""
+        endpoint.fields, endpoint.refused = self.keep, self.refused
 
 
 def events_of(wire: WireProtocol, body: bytes, *, stream: bool) -> list[Event]:

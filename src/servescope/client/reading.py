@@ -30,6 +30,8 @@ class Reading:
         self.framed_end = False
         self.fault: ProtocolFault | None = None
         self.error: str | None = None
+        self.stray = ""
+        """What came last and is no event of the stream, in words."""
         self.finish_reason: str | None = None
         self.end_marker = False
         self.texts: list[str] = []
@@ -146,6 +148,7 @@ def _read(
         _note_whole(reading, protocol, b"".join(whole), at)
     else:
         reading.note(decoder.close(), at)
+        reading.stray = words(getattr(decoder, "stray", b""))
 
 
 def _is_whole(protocol: WireProtocol, head: Head, content: bytes) -> bool:

@@ -68,6 +68,11 @@ class EventDecoder:
         """Events completed by the end of the body. Raises ProtocolFault."""
         return [self._event(frame) for frame in self._frames.close()]
 
+    @property
+    def stray(self) -> bytes:
+        """What came last and is no event, if anything is."""
+        return getattr(self._frames, "stray", b"")
+
     def _event(self, data: bytes) -> Event:
         if data.strip() == b"[DONE]":
             return Event(end=True)

@@ -88,7 +88,8 @@ def _head(text: bytes, size: int) -> Head:
     first, *lines = (line.removesuffix(b"\r") for line in text.split(b"\n"))
     version, _, rest = first.partition(b" ")
     code = rest[:3]
-    if version not in (b"HTTP/1.1", b"HTTP/1.0") or not code.isdigit() or rest[3:4].strip():
+    numbered = code.isdigit() and code >= b"100" and not rest[3:4].strip()
+    if version not in (b"HTTP/1.1", b"HTTP/1.0") or not numbered:
         raise ProtocolFault("protocol", f"bad status line: {first[:80]!r}")
     headers: dict[str, str] = {}
     key = ""
@@ -222,6 +223,8 @@ class Chunks:
             chunk = -1
         if chunk < 0:
             raise ProtocolFault("protocol", f"bad chunk size: {line[:80]!r}")
+        if chunk > MAX_BODY_BYTES:
+            raise ProtocolFault("too_large", f"a chunk of {chunk:,} bytes is announced")
         if chunk:
             self._need = chunk + 2
         else:

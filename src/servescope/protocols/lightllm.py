@@ -136,7 +136,8 @@ class _Decoder(EventDecoder):
     def close(self) -> list[Event]:
         """Events completed by the end of the body. Raises ProtocolFault."""
         events = super().close()
-        return [*events, Event(end=True)] if self._ends_with_body else events
+        ended = self._ends_with_body and not self.stray
+        return [*events, Event(end=True)] if ended else events
 
     def _chunk(self, data: bytes) -> Event:
         chunk = _CHUNK.decode(data)

@@ -35,11 +35,17 @@ class _ToolCall(msgspec.Struct):
     function: _Function | None = None
 
 
+class _Part(_events.Part, kw_only=True):
+    type: str
+
+
 class _Delta(msgspec.Struct):
-    content: str | None = None
+    content: str | list[_Part] | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
     tool_calls: list[_ToolCall] | None = None
+    function_call: _Function | None = None
+    """How calls were said before there were several."""
     refusal: str | None = None
 
 
@@ -51,10 +57,6 @@ class _Choice(msgspec.Struct):
 
 class _Chunk(_openai.ChunkBase):
     choices: list[_Choice] | None = None
-
-
-class _Part(_events.Part, kw_only=True):
-    type: str
 
 
 class _Message(msgspec.Struct):
@@ -88,9 +90,11 @@ class OpenAIChat(WireProtocol, frozen=True, tag="openai-chat"):
             choice = chunk.choices[0]
             delta = choice.delta or choice.message
             if delta is not None:
-                event.text = delta.content or delta.refusal or ""
+                said = delta.content if isinstance(delta.content, str) else _joined(delta.content)
+                event.text = said or delta.refusal or ""
                 event.reasoning = delta.reasoning_content or delta.reasoning or ""
-                event.tool = "".join(map(_tool_text, delta.tool_calls or ()))
+                calls = [call.function for call in delta.tool_calls or ()]
+                event.tool = "".join(map(_tool_text, [*calls, delta.function_call]))
             _openai.finish(event, choice.finish_reason)
         return event
 
@@ -121,6 +125,9 @@ class OpenAIChat(WireProtocol, frozen=True, tag="openai-chat"):
         return _openai.error_json(status, message)
 
 
-def _tool_text(call: _ToolCall) -> str:
-    function = call.function
+def _tool_text(function: _Function | None) -> str:
     return "" if function is None else (function.name or "") + (function.arguments or "")
+
+
+def _joined(parts: list[_Part] | None) -> str:
+    return "".join(part.text or "" for part in parts or ())

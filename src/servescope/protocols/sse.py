@@ -11,6 +11,8 @@ from __future__ import annotations
 from servescope.protocols._exchange import ProtocolFault
 
 MAX_EVENT_BYTES = 16 << 20
+MAX_STRAY_BYTES = 2000
+_FIELDS = (b":", b"data", b"event", b"id", b"retry")
 _BOM = b"\xef\xbb\xbf"
 TOO_LARGE = f"an event is larger than {MAX_EVENT_BYTES:,} bytes"
 
@@ -25,6 +27,8 @@ class EventStream:
         self._data_size = 0
         self._skip_lf = False
         self._at_start = True
+        self.stray = b""
+        """The last of what is no event: lines of no known field, or a piece of one at the end."""
 
     def feed(self, data: bytes) -> list[bytes]:
         """Data of every event that `data` completes. Raises ProtocolFault('too_large')."""
@@ -42,6 +46,8 @@ class EventStream:
 
     def close(self) -> list[bytes]:
         """Data of an event that the end of the body completes."""
+        rest = b"".join(self._parts)
+        self.stray = rest[:MAX_STRAY_BYTES] or self.stray
         return self._events([b""])
 
     def _normalise(self, data: bytes) -> bytes:
@@ -72,4 +78,6 @@ class EventStream:
                 self._data_size += len(line)
                 if self._data_size > MAX_EVENT_BYTES:
                     raise ProtocolFault("too_large", TOO_LARGE)
+            elif not line.startswith(_FIELDS):
+                self.stray = line[:MAX_STRAY_BYTES]
         return events

@@ -74,7 +74,7 @@ class App:
         """Answer a request, now or as the engine goes on."""
         if (refusal := request.refused or self._forbidden(request)) is not None:
             self._fail(connection, *refusal)
-        elif page := self._pages.get((request.method, request.path)):
+        elif page := self._pages.get((_GETS.get(request.method, request.method), request.path)):
             self._show(page, request, connection)
         elif request.method == "POST" and request.path in self._wires:
             self._generate(request, connection)
@@ -175,6 +175,10 @@ class App:
         self.tally.step(step)
         for work in step.made:
             work.owner.token(end_ns)
+
+
+_GETS = {"HEAD": "GET"}
+"""Methods that are answered like another; who asks for the head gets no body."""
 
 
 class _Generation:

@@ -228,7 +228,8 @@ class Connection(asyncio.Protocol):
         lines = [*_head(status, kind), b"content-length: %d" % len(body), *headers]
         if closes or request.http10:
             lines.append(b"connection: " + (b"close" if closes else b"keep-alive"))
-        self._transport.write(b"\r\n".join([*lines, b"", body]))
+        sent = b"" if request.method == "HEAD" else body
+        self._transport.write(b"\r\n".join([*lines, b"", sent]))
         self._ended(request, closes=closes)
 
     def begin(self, kind: bytes = SSE) -> None:
