@@ -48,7 +48,7 @@ class RealTime:
         """Queue a request; False where the queue is full. Raises ValueError if it never fits."""
         taken = self.engine.submit(work)
         if taken and not self._awake:
-            self._awake = True
+            self._awake, self._end_ns = True, time.monotonic_ns()
             self._decide_soon()
         return taken
 
@@ -65,11 +65,10 @@ class RealTime:
     def _decide(self) -> None:
         step = self._step = self.engine.step()
         if step is None:
-            self._awake, self._end_ns, self.sequences = False, 0, 0
+            self._awake, self.sequences = False, 0
             return
-        now = time.monotonic_ns()
-        begin = self._end_ns or now
-        behind = now - begin - MOST_BEHIND_NS
+        begin = self._end_ns
+        behind = time.monotonic_ns() - begin - MOST_BEHIND_NS
         if behind > 0:
             self.lost_ns += behind
             begin += behind
