@@ -35,7 +35,7 @@ lint: $(VENV)/installed-dev ## format, lint, types
 	$(BIN)/ruff check
 	$(BIN)/mypy
 
-check: lint ## lint and the quick tests: about a minute
+check: lint ## lint and the quick tests: two minutes
 	$(BIN)/python -m pytest -q -m "not vllm and not peers and not slow"
 
 test: lint ## all that CI runs: lint and every test, those against a real llama.cpp too

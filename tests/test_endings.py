@@ -1,5 +1,6 @@
 """How runs end: by timeouts, at limits, by signals, by a kill, and with which exit status."""
 
+import gzip
 import json
 import os
 import resource
@@ -18,7 +19,6 @@ from servescope.serve.answers import (
     GAP_S,
     Piece,
     answer,
-    bomb,
     dripped_head,
     event,
     for_ever,
@@ -111,6 +111,12 @@ def drive(address, tmp_path):
         return [exchange for _, exchange in team.exchanges() if exchange is not None]
     finally:
         team.close()
+
+
+def bomb(size):
+    """A few kilobytes that become `size` bytes."""
+    body = gzip.compress(b"data: " + b"x" * size + b"\n\n")
+    return whole(200, body, "text/event-stream", "Content-Encoding: gzip")
 
 
 @pytest.mark.parametrize(

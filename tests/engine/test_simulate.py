@@ -133,7 +133,8 @@ def test_a_full_queue_is_told_by_status_where_nothing_is_streamed_and_by_some_en
     target = engine(max_waiting=2, max_sequences=1, **settings)
     records = run(target, due_at(0, 0, 0, 1), stream=stream)
     assert (records[0].outcome, records[0].status) == ("failed:http_5xx", 503)
-    assert records[0].reason.startswith("HTTP 503; The engine is currently busy")
+    words = "The engine is currently busy" if not settings else "the queue is full"
+    assert records[0].reason.startswith(f"HTTP 503; {words}")
 
 
 def test_a_user_who_is_turned_away_asks_again():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 from collections.abc import Sequence
 
 from servescope.client.probe import Dialogue
@@ -24,7 +23,7 @@ def _flush(dialogue: Dialogue, engine: str | None) -> str | None:
     for path in WAYS.get(engine or "", tuple(way for ways in WAYS.values() for way in ways)):
         try:
             status, _ = dialogue.ask("POST", path, timeout_s=MOST_S)
-        except (OSError, http.client.HTTPException):
+        except OSError:
             continue
         if status == 200:
             return f"POST {path}"

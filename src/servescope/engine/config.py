@@ -17,6 +17,14 @@ from servescope.units import parse_duration_s
 ENGINES = ("vllm", "sglang", "tgi", "lightllm", "llamacpp")
 """Engines that a server can imitate in its answers and in the names of its metrics."""
 
+BUSY = {
+    "vllm": "The engine is currently busy and cannot accept new requests. Please try again later or"
+    " on a different instance.",
+    "sglang": "The request queue is full.",
+    "tgi": "Model is overloaded",
+}
+"""What those engines say that turn requests away; to a stream, they say it after a 200."""
+
 SCHEME = "sim:"
 
 _LEAST = {"max_waiting": 1, "context_tokens": 2}

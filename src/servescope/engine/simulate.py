@@ -15,17 +15,11 @@ from itertools import islice, pairwise
 from servescope.deal import Deal, Dealt, not_sent
 from servescope.engine import Work
 from servescope.engine.arrivals import NEVER, Arrival, Arrivals
+from servescope.engine.config import BUSY
 from servescope.engine.scheduler import Engine
 from servescope.engine.tokenizer import prompt_tokens, voice, voice_ids
 from servescope.protocols import messages_of
 from servescope.records import CANCELLED, Record
-
-BUSY = (
-    "The engine is currently busy and cannot accept new requests. "
-    "Please try again later or on a different instance."
-)
-TOLD_IN_STREAM = ("vllm", "sglang", "tgi")
-"""Engines that answer a stream with status 200 and tell of overload in it."""
 
 
 def simulate(
@@ -141,9 +135,10 @@ class _Stage:
                 return None
         except ValueError as error:
             return self._refused(asked, "http_4xx", 400, str(error))
-        if self.stream and self.engine.config.engine in TOLD_IN_STREAM:
-            return self._refused(asked, "server_error_event", 200, BUSY)
-        return self._refused(asked, "http_5xx", 503, BUSY)
+        words = BUSY.get(self.engine.config.engine)
+        if self.stream and words is not None:
+            return self._refused(asked, "server_error_event", 200, words)
+        return self._refused(asked, "http_5xx", 503, words or "the queue is full")
 
     def _answered(self, work: Work, now: int) -> Record:
         asked: Arrival = work.owner

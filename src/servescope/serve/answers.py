@@ -8,7 +8,6 @@ to its connection. Every script here is a function of the request and the peer.
 from __future__ import annotations
 
 import asyncio
-import gzip
 import zlib
 from collections.abc import Callable, Iterable
 from itertools import pairwise
@@ -204,12 +203,6 @@ def compressed(coding: str, wbits: int, *, whole: bool = True) -> Script:
         await peer.send(LAST_CHUNK)
 
     return script
-
-
-def bomb(size: int) -> Script:
-    """A few kilobytes that become `size` bytes."""
-    body = gzip.compress(b"data: " + b"x" * size + b"\n\n")
-    return whole(200, body, "text/event-stream", "Content-Encoding: gzip")
 
 
 # --- what becomes of the connection ---------------------------------------------------------------

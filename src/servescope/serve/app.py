@@ -15,7 +15,7 @@ from itertools import count
 import msgspec
 
 from servescope.engine import Step, Work
-from servescope.engine.config import EngineConfig
+from servescope.engine.config import BUSY, EngineConfig
 from servescope.engine.scheduler import Engine
 from servescope.engine.tokenizer import prompt_tokens, voice, voice_ids
 from servescope.protocols import Ask, ProtocolFault, Renderer, Reply, WireProtocol, known
@@ -27,13 +27,6 @@ from servescope.serve.realtime import RealTime
 
 _PORT = re.compile(r":[0-9]*$")
 _TEXT = b"text/plain; version=0.0.4; charset=utf-8"
-_BUSY = {
-    "vllm": "The engine is currently busy and cannot accept new requests. Please try again later or"
-    " on a different instance.",
-    "sglang": "The request queue is full.",
-    "tgi": "Model is overloaded",
-}
-"""What those engines say that turn requests away; to a stream, they say it after a 200."""
 _TOO_LONG = {
     "sglang": "The input ({prompt} tokens) and the output ({output} tokens) are longer than the "
     "model's context length ({longest} tokens).",
@@ -156,7 +149,7 @@ class App:
     def _turn_away(self, generation: _Generation) -> None:
         self.tally.turned_away += 1
         wire, connection = generation.wire, generation.connection
-        message = _BUSY.get(self.config.engine)
+        message = BUSY.get(self.config.engine)
         if message is not None and generation.ask.stream:
             connection.begin(_kind(wire))
             connection.end(generation.new_renderer().error(wire.busy_with, message))
