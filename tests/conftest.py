@@ -1,10 +1,15 @@
 """Settings of all tests and what they share; machines are noisy: slowness alone is no failure."""
 
+import os
+
 import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("noisy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("noisy")
+
+for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+    del os.environ[name]  # this machine's proxy has no part in what runs on loopback
 
 
 @pytest.fixture

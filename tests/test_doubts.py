@@ -5,46 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from servescope.doubts import KINDS, StageFacts, doubts
-from servescope.metrics import figures
-from servescope.records import Record, Sample, columns
-
-MS = 1_000_000
-OPEN = StageFacts(label="constant:100", open=True, rate=100.0, planned=400)
-CLOSED = StageFacts(label="users:4", open=False, users=4)
-
-
-def request(i=0, *, late_ms=0.1, ttft_ms=50, chunks=4, tokens=1, **fields):
-    """Request i of a stage of 100 a second, with a well-behaved answer."""
-    due = i * 10 * MS
-    fields = {"output_tokens": chunks * (tokens or 1), "count_source": "server", **fields}
-    sent = fields.pop("sent_ns", due + int(late_ms * MS))
-    steps = [sent + ttft_ms * MS, *[10 * MS] * (chunks - 1)] if chunks else []
-    return Record(
-        request=i, stage=0, due_ns=due, sent_ns=sent, chunk_ns=steps, chunk_tokens=tokens,
-        end_ns=sum(steps) if steps else sent + MS, **fields,
-    )  # fmt: skip
-
-
-def steady(n=400, **fields):
-    return [request(i, **fields) for i in range(n)]
-
-
-def raised(records, stage=OPEN, samples=()):
-    data = columns(records)
-    found = doubts(stage, data, figures(data), samples)
-    assert [KINDS.index(d.kind) for d in found] == sorted(KINDS.index(d.kind) for d in found)
-    for doubt in found:
-        assert doubt.message
-        assert doubt.advice
-        assert doubt.value is not None
-        assert doubt.limit is not None
-    return {doubt.kind: doubt for doubt in found}
-
-
-def loop(name, value, stage="0", worker="0"):
-    labels = {"worker": worker, "stage": stage}
-    return Sample(t_ns=0, source="loop", name=name, value=value, labels=labels)
+from servescope.doubts import StageFacts
+from servescope.doubts.generator import generator
+from servescope.records import Sample, columns
+from tests.support.planted import CLOSED, MS, OPEN, loop, raised, request, steady, unsent
 
 
 def test_a_clean_open_stage_raises_no_doubt():
@@ -55,43 +19,74 @@ def test_a_clean_closed_stage_raises_no_doubt():
     assert raised(steady(), CLOSED) == {}
 
 
-def test_a_generator_that_sends_late_is_doubted():
-    found = raised(steady(late_ms=3))["client_limited"]
-    assert found.value == pytest.approx(0.003)
-    assert found.limit == pytest.approx(0.001)
-    assert "3.00 ms late" in found.message
+def stamped(kernel, *, turns=900, worker="0"):
+    return [loop("kernel_clock", kernel, worker=worker), loop("turns", turns, worker=worker)]
 
 
-def test_the_allowed_delay_grows_with_the_gap_between_requests():
+def test_the_times_are_of_the_kernels_clock_if_every_process_that_read_something_had_its_stamps():
+    data = columns(steady(2))
+
+    def clock(*samples):
+        return generator(data, [one for some in samples for one in some]).clock
+
+    assert clock(stamped(1), stamped(1, worker="1")) == "kernel"
+    assert clock(stamped(1), stamped(0, worker="1")) == "user"
+    assert clock(stamped(1), stamped(0, turns=0, worker="1")) == "kernel"
+    assert clock(stamped(0, turns=0)) is None
+    assert clock() is None
+
+
+def test_a_wall_clock_that_was_set_is_doubted_where_the_kernels_stamps_are_used():
+    found = raised(steady(), samples=[*stamped(1), loop("clock_steps", 2)])["clock"]
+    assert found.value == 2
+    assert "2 times" in found.message
+    assert "itl_s" in found.advice
+    assert raised(steady(), samples=[*stamped(0), loop("clock_steps", 2)]) == {}
+
+
+def test_times_without_the_kernels_stamps_are_doubted_only_where_the_loop_lagged():
+    def with_lag(kernel, low):
+        lag = [loop("lag_p99_s", 0.003), loop("lag_p99_low_s", low)]
+        return raised(steady(), samples=[*stamped(kernel), *lag])
+
+    assert "3.00 ms (P99)" in with_lag(0, 0.002)["clock"].message
+    assert with_lag(0, 0.0005) == {}
+    assert with_lag(1, 0.002) == {}
+
+
+def test_nodes_whose_clocks_are_too_far_apart_to_compare_are_doubted():
+    def unsure(node, s):
+        labels = {"stage": "0", "node": node}
+        return Sample(t_ns=0, source="clock", name="uncertainty_s", value=s, labels=labels)
+
+    two = [unsure("a", 0.0001), unsure("b", 0.0002), unsure("b", 0.0009)]
+    assert raised(steady(), samples=two) == {}
+    found = raised(steady(), samples=[*two, unsure("c", 0.004)])["clock"]
+    assert (found.value, found.limit) == (pytest.approx(0.0049), pytest.approx(0.001))
+    assert "lateness_s" in found.advice
     slow = StageFacts(label="constant:1", open=True, rate=1.0, planned=400)
-    assert "client_limited" not in raised(steady(late_ms=3), slow)
-    assert raised(steady(late_ms=11), slow)["client_limited"].limit == pytest.approx(0.010)
+    assert "clock" not in raised(steady(), slow, [*two, unsure("c", 0.004)])
+    assert raised(steady(), samples=[unsure("a", 0.004)]) == {}
 
 
-def test_waiting_under_a_declared_cap_and_connecting_are_not_the_generators_fault():
-    assert "client_limited" not in raised(steady(late_ms=30, held_ns=20 * MS, connect_ns=10 * MS))
-    assert "client_limited" in raised(steady(late_ms=33, held_ns=20 * MS, connect_ns=10 * MS))
+def merged(share, *samples):
+    shared = [request(i, merged_chunks=1) for i in range(int(400 * 4 * share))]
+    return raised([*shared, *steady()[len(shared) :]], samples=samples)
 
 
-@pytest.mark.parametrize(
-    ("name", "fine", "bad", "says"),
-    [("cpu_ratio", 0.9, 0.97, "97% of a core"), ("lag_p99_s", 0.005, 0.012, "lagged 12.0 ms")],
-)
-def test_a_busy_or_lagging_load_process_is_doubted(name, fine, bad, says):
-    assert raised(steady(), samples=[loop(name, fine)]) == {}
-    found = raised(steady(), samples=[loop(name, fine), loop(name, bad, worker="1")])
-    assert found["client_limited"].value == bad
-    assert says in found["client_limited"].message
+def test_chunks_that_shared_a_read_are_doubted_above_one_in_a_hundred():
+    assert merged(0.01) == {}
+    found = merged(0.05)["merged_reads"]
+    assert found.value == pytest.approx(0.05)
+    assert "5.00 %" in found.message
 
 
-def test_a_load_process_that_was_busy_in_another_stage_is_no_reason():
-    elsewhere = Sample(t_ns=0, source="host", name="cpu_ratio", value=1.0)
-    assert raised(steady(), samples=[loop("cpu_ratio", 1.0, stage="1"), elsewhere]) == {}
-
-
-def test_several_reasons_for_one_doubt_are_all_told():
-    found = raised(steady(late_ms=3), samples=[loop("cpu_ratio", 0.95), loop("lag_p99_s", 0.2)])
-    assert found["client_limited"].message.count(";") == 2
+def test_who_merged_chunks_is_told_by_how_late_the_loop_was():
+    ours = merged(0.05, loop("behind_ratio", 0.06), loop("lag_p99_s", 0.004))
+    assert "--workers" in ours["merged_reads"].advice
+    theirs = merged(0.05, loop("behind_ratio", 0.001), loop("lag_p99_s", 0.0002))
+    assert "the server, or a proxy before it, sends" in theirs["merged_reads"].advice
+    assert "not known" in merged(0.05)["merged_reads"].advice
 
 
 @pytest.mark.parametrize("stage", [OPEN, CLOSED])
@@ -245,10 +240,6 @@ def test_tokens_counted_here_are_doubted():
     assert "counted_locally" not in raised([*steady(397), *failed])
 
 
-def unsent(i, outcome="cancelled"):
-    return request(i, sent_ns=-1, chunks=0, outcome=outcome)
-
-
 def test_requests_that_were_due_and_never_sent_are_doubted_in_an_open_load():
     found = raised([*steady(390), *(unsent(i) for i in range(390, 400))])
     assert found["not_offered"].value == pytest.approx(10 / 400)
@@ -294,5 +285,3 @@ def test_a_burst_has_no_rate_to_fall_short_of():
     burst = StageFacts(label="burst", open=True, planned=400)
     made = [request(i, late_ms=0.1) for i in range(400)]
     assert "not_offered" not in raised(made, burst)
-    late = [request(i, late_ms=2) for i in range(400)]
-    assert "leave together" in raised(late, burst)["client_limited"].advice

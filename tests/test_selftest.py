@@ -107,7 +107,7 @@ def test_a_row_that_is_wrong_is_tried_once_more(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ((), "want --faults"),
+        (("stall",), "want --faults"),
         (("--faults", "--serve", "stall"), "want --faults"),
         (("--faults", "stal"), "did you mean stall"),
         (("--serve", "stal"), "did you mean stall"),

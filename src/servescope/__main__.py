@@ -2,4 +2,5 @@
 
 from servescope.cli import main
 
-main()
+if __name__ == "__main__":  # processes that share the work import it, too
+    main()

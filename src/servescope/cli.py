@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from servescope import __version__
+from servescope.cli_doctor import doctor
 from servescope.cli_selftest import selftest
-from servescope.errors import BadInput, ServescopeError
+from servescope.cli_trial import declared
+from servescope.errors import ServescopeError
 
 if TYPE_CHECKING:
     from servescope.store import Run
@@ -121,7 +123,13 @@ def cli() -> None:
     "--extra-body", metavar="JSON", help="More fields of each request: '{\"temperature\": 0}'."
 )
 @click.option(
-    "--workers", type=int, default=1, show_default=True, metavar="N", help="Load processes."
+    "--workers", default="auto", show_default=True, metavar="N|auto", help="Load processes."
+)
+@click.option(
+    "--cluster",
+    metavar="ADDRESS",
+    help="Drive the load from the nodes of a Ray cluster: auto (the one that runs here, or "
+    "RAY_ADDRESS), ray://HOST:PORT, HOST:PORT. Workers: one for each core, or --workers N.",
 )
 @click.option(
     "--timeout",
@@ -155,7 +163,10 @@ def cli() -> None:
 @click.option(
     "--ca-file", metavar="FILE", help="Certificates (PEM) to trust instead of the system's."
 )
+@click.option("--client-cert", metavar="FILE", help="Certificate (PEM) to show to the server.")
+@click.option("--client-key", metavar="FILE", help="Its key (PEM), without a password.")
 @click.option("--insecure", is_flag=True, help="Do not verify the server's certificate.")
+@click.option("--no-keep-alive", is_flag=True, help="Open a connection for each request.")
 @click.option("--keep-text", is_flag=True, help="Keep prompts and answers in the run's directory.")
 @click.option(
     "--out", default="runs", show_default=True, metavar="DIR", help="Where runs are kept."
@@ -175,82 +186,32 @@ def run(target: tuple[str, ...], form: str, *, as_json: bool, quiet: bool, **opt
     Protocol, model and what the server can do are found out; prompts are built in and never repeat.
     Results are kept in a directory that the other commands read. Several targets share the load.
     Without one a simulated engine is started on loopback and measured over HTTP; `sim:vllm` runs it
-    in virtual time. FILE.yaml (or .toml, .json) holds the same options by name.
+    in virtual time. FILE.yaml (or .toml, .json) holds the same options by name; several files are
+    several runs, those of simulated targets side by side on all cores.
 
     Exit status: 0 done, 2 bad input, 3 the target cannot be reached or answers nothing useful, 4 an
     SLO was missed, 130 interrupted (what was measured is kept).
     """
-    from servescope.conduct import conduct  # noqa: PLC0415 (--help need not wait for it)
-    from servescope.report.progress import Progress  # noqa: PLC0415
+    from servescope.report.progress import Progress  # noqa: PLC0415 (--help need not wait for it)
+    from servescope.several import conduct_all  # noqa: PLC0415
     from servescope.summary import summarise  # noqa: PLC0415
 
-    trial = _trial(target, **options)
+    trials = declared(target, **options)
     progress = None if as_json or quiet else Progress()
-    if trial.insecure:
+    if any(trial.insecure for trial in trials):
         click.echo("warning: the server's certificate is not verified", err=True)
+    status = 0
     try:
-        found = conduct(trial, progress, ["servescope", *sys.argv[1:]])
+        for found in conduct_all(trials, progress, ["servescope", *sys.argv[1:]]):
+            if progress is not None:
+                progress.clear()
+            summary = summarise(found)
+            _show(found, summary, form, as_json=as_json, quiet=quiet)
+            status = max(status, _status(found, summary))
     finally:
         if progress is not None:
             progress.clear()
-    summary = summarise(found)
-    _show(found, summary, form, as_json=as_json, quiet=quiet)
-    sys.exit(_status(found, summary))
-
-
-def _trial(targets: tuple[str, ...], **options: Any) -> Any:  # noqa: ANN401 (a Trial; see run on imports)
-    """The trial that file and options together declare; what is on the command line wins."""
-    from servescope.experiment import declare  # noqa: PLC0415
-    from servescope.experiment_file import is_file, read_file  # noqa: PLC0415
-
-    given = {name: value for name, value in options.items() if _given(name)}
-    declared: dict[str, Any] = {"target": list(targets)}
-    if any(map(is_file, targets)):
-        if len(targets) > 1:
-            raise BadInput("TARGET", ", ".join(targets), "want one experiment file, and no URL")
-        declared = read_file(targets[0])
-    rate, cap = given.pop("request_rate", None), given.get("max_concurrency")
-    if "load" in given and rate is not None:
-        raise BadInput("--request-rate", rate, "want either --load or --request-rate")
-    if "load" not in given and "load" not in declared and (rate or cap) is not None:
-        given["load"], given["max_concurrency"] = _load(rate, cap)
-    if "goodput" in given:
-        pairs = (text.replace(",", " ").split() for text in given["goodput"])
-        given["goodput"] = [pair for texts in pairs for pair in texts]
-    if given.pop("no_stream", False):
-        given["stream"] = False
-    if "extra_body" in given:
-        given["extra_body"] = _json_object("--extra-body", given["extra_body"])
-    if "repeat_cache" in given:
-        given["repeat_cache"] = given["repeat_cache"].split(",")
-    return declare(declared | given)
-
-
-def _given(name: str) -> bool:
-    """Whether an option was said on the command line."""
-    source = click.get_current_context().get_parameter_source(name)
-    return source is click.core.ParameterSource.COMMANDLINE
-
-
-def _load(rate: str | None, cap: int | None) -> tuple[list[str], int | None]:
-    """The load that vLLM's spellings mean, and the cap that is left."""
-    if rate is not None and rate != "inf":
-        return [f"poisson:{rate}"], cap
-    if cap is not None:
-        return [f"users:{cap}"], None
-    return (["burst"], None) if rate == "inf" else ([], None)
-
-
-def _json_object(field: str, text: str | None) -> dict[str, Any]:
-    if text is None:
-        return {}
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise BadInput(field, text, f"want a JSON object ({error})") from None
-    if not isinstance(found, dict):
-        raise BadInput(field, text, 'want a JSON object such as {"temperature": 0}')
-    return found
+    sys.exit(status)
 
 
 def _show(found: Run, summary: Summary, form: str, *, as_json: bool, quiet: bool) -> None:
@@ -353,6 +314,7 @@ def serve(sim: str, host: str, port: int, token_file: Path | None, *, quiet: boo
     listen.run(config, host=host, port=port, token=listen.token_from(token_file), ready=ready)
 
 
+cli.add_command(doctor)
 cli.add_command(selftest)
 
 
@@ -368,6 +330,7 @@ def main() -> None:
         click.echo(f"servescope: {_one_line(error.format_message())}", err=True)
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one says no more than the first
         sys.exit(130)
 
 

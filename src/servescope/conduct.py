@@ -15,9 +15,10 @@ from typing import Any, Protocol
 import msgspec
 
 import servescope
-from servescope import collect, offers, protocols, summary
+from servescope import collect, error_bars, offers, protocols, summary
 from servescope.client.address import parse_target, redact
 from servescope.client.secret import Secret
+from servescope.cluster.head import Cluster
 from servescope.datasets import ItemSource
 from servescope.deal import Deal
 from servescope.engine.config import SCHEME, EngineConfig
@@ -64,7 +65,8 @@ def conduct(trial: Trial, watcher: Watcher | None = None, command: list[str] | N
     stages = offers.offers(plan)
     config = _simulated(trial)
     collectors = [collect.parse("--collect", text) for text in trial.collect]
-    offers.allow_files(stages, trial)
+    if trial.cluster is None:  # else it is for the nodes to open connections
+        offers.allow_files(stages, trial)
     key = None if config else _check_targets(trial)
     manifest = _manifest(plan, command or [], stages)
     writer = RunWriter(Path(trial.out), manifest, offers.room_bytes(plan, stages))
@@ -77,10 +79,14 @@ def conduct(trial: Trial, watcher: Watcher | None = None, command: list[str] | N
                 origin_ns = time.monotonic_ns()
             else:
                 targets = trial.targets or [stack.enter_context(Server(EngineConfig())).url]
+                cluster = stack.enter_context(Cluster(trial)) if trial.cluster else None
                 bench = prepare(plan, targets, key, writer, interrupt=interrupt, watcher=watcher)
-                for settings in bench.targets:
-                    offers.check_ownership(trial, stages, str(settings.address[0]))
-                subject, origin_ns = Measured(bench), bench.origin_ns
+                for where in bench.loaded:
+                    offers.check_ownership(trial, stages, where)
+                if cluster is not None:
+                    cluster.equip(bench)
+                subject, origin_ns = Measured(bench, cluster), bench.origin_ns
+                manifest.origin_ns, manifest.instrument = origin_ns, error_bars.kept()
         except BaseException:  # an interrupt, too: nothing has been measured
             writer.discard()
             raise
@@ -107,6 +113,9 @@ def _simulated(trial: Trial) -> EngineConfig | None:
     if trial.protocol is not None:
         want = "want none with a simulated target: in virtual time nothing is sent"
         raise BadInput("--protocol", trial.protocol, want)
+    if trial.cluster is not None:
+        want = "want none: one simulation keeps one core busy (several files go side by side)"
+        raise BadInput("--cluster", trial.cluster, want)
     if trial.collect:
         want = "want no collectors with a simulated target: its time is not theirs"
         raise BadInput("--collect", ", ".join(trial.collect), want)

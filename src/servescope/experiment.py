@@ -26,6 +26,7 @@ DEFAULT_LOAD = "users:4"
 DEFAULT_DATA = "emulated"
 DEFAULT_LIMIT = Limit(requests=100, duration_s=30.0)
 MAX_REQUESTS = 10_000_000
+MOST_WORKERS = 256
 OUR_FIELDS = {
     *("model", "prompt", "messages", "max_tokens", "max_completion_tokens"),
     *("stream", "stream_options", "n", "best_of"),
@@ -65,13 +66,20 @@ class Trial(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     timeout_connect: str = "10s"
     timeout_first_token: str = "60s"  # noqa: S105 (no password)
     timeout_between_tokens: str = "60s"
-    workers: int = 1
+    workers: int | str = "auto"
+    """Load processes; `auto`: as many as the load wants and the cores allow."""
+    cluster: str | None = None
+    """A Ray cluster whose nodes drive the load: `auto`, `ray://HOST:PORT`, `HOST:PORT`."""
     stream: bool = True
     tokenizer: str | None = None
     extra_body: dict[str, Any] = {}
     api_key_file: str | None = None
     ca_file: str | None = None
+    client_cert: str | None = None
+    client_key: str | None = None
     insecure: bool = False
+    keep_alive: bool = True
+    """False: each request has a connection of its own."""
     keep_text: bool = False
     out: str = "runs"
     name: str | None = None
@@ -99,6 +107,8 @@ def declare(options: dict[str, Any]) -> Trial:
             raise BadInput("options", said, f"want {name} only once")
         if fields[name] in (str, str | None) and isinstance(value, int | float):
             plain[name] = str(value)
+        elif fields[name] == int | str and isinstance(value, str) and value.isdecimal():
+            plain[name] = int(value)
         elif fields[name] == list[str] and isinstance(value, str | int | float):
             plain[name] = [str(value)]
         else:
@@ -136,15 +146,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 def resolve(trial: Trial) -> Plan:
     """Check a trial and turn its words into values. Raises BadInput."""
-    if trial.workers < 1 or trial.workers > 256:
-        raise BadInput("--workers", trial.workers, "want 1 to 256")
+    if trial.workers != "auto" and trial.workers not in range(1, MOST_WORKERS + 1):
+        raise BadInput("--workers", trial.workers, f"want 1 to {MOST_WORKERS}, or auto")
     if trial.max_concurrency is not None and trial.max_concurrency < 1:
         raise BadInput("--max-concurrency", trial.max_concurrency, "want 1 or more")
     if trial.seed is not None and trial.seed < 0:
         raise BadInput("--seed", trial.seed, "want 0 or more")
-    for field, path in (("--ca-file", trial.ca_file), ("--api-key-file", trial.api_key_file)):
-        if path is not None:
-            readable(field, path)
+    _check_files(trial)
     if trial.repeat_cache not in ([], ["cold"], ["cold", "warm"]):
         raise BadInput("--repeat-cache", ",".join(trial.repeat_cache), "want cold or cold,warm")
     _check_extra_body(trial.extra_body)
@@ -169,6 +177,16 @@ def resolve(trial: Trial) -> Plan:
         output_tokens=outputs,
         timeouts=_timeouts(trial),
     )
+
+
+def _check_files(trial: Trial) -> None:
+    """Those that go with the connection."""
+    for name in ("ca_file", "api_key_file", "client_cert", "client_key"):
+        path = getattr(trial, name)
+        if path is not None:
+            readable(f"--{name.replace('_', '-')}", path)
+    if trial.client_key is not None and trial.client_cert is None:
+        raise BadInput("--client-key", trial.client_key, "want its certificate in --client-cert")
 
 
 def _check_extra_body(body: dict[str, Any]) -> None:

@@ -199,10 +199,12 @@ def _rates(columns: Columns, window: Window | None) -> dict[str, Figure]:
 
 def _chunking(answered: Columns) -> dict[str, Figure]:
     chunks = len(answered.chunk_ns)
-    if not chunks or (answered.output_tokens == ABSENT).any():
+    if not chunks:
         return {"tokens_per_chunk": None, "merged_reads_ratio": None}
+    counted = not (answered.output_tokens == ABSENT).any()
+    tokens = float(token_times.chunk_tokens(answered).tokens.sum())
     return {
-        "tokens_per_chunk": float(token_times.chunk_tokens(answered).tokens.sum()) / chunks,
+        "tokens_per_chunk": tokens / chunks if counted else None,
         "merged_reads_ratio": float(answered.merged_chunks.sum()) / chunks,
     }
 

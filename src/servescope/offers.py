@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
-import resource
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
+from servescope.client import machine
 from servescope.errors import BadInput
 from servescope.experiment import DEFAULT_LIMIT, Plan, Trial
 from servescope.load import Closed, Later, Limit, Load, Open
@@ -16,7 +16,6 @@ from servescope.seeds import generator
 from servescope.stage import most_connections
 from servescope.store import Stage
 
-SPARE_FILES = 64
 LINE_BYTES, TOKEN_BYTES, USUAL_TOKENS = 600, 8, 256
 MODEST_CONNECTIONS, MODEST_RATE = 16, 4.0
 """What a public address may get from somebody who does not say that it is theirs."""
@@ -98,18 +97,10 @@ def settle(plan: Plan, offer: Offer, requests_per_s: list[float]) -> None:
 
 
 def allow_files(found: list[Offer], trial: Trial) -> None:
-    """Raise the limit on open files. Raises BadInput if the load wants more than it can be."""
-    times = len(trial.targets) if trial.each else 1
-    drawn = [offer.drawn for offer in found if offer.drawn is not None]
-    connections = max((most_connections(o, trial.max_concurrency) for o in drawn), default=1)
-    connections *= times
-    wanted = connections + SPARE_FILES
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and wanted > hard:
-        want = f"want at most {max(1, hard - SPARE_FILES)}: this machine allows {hard} open files"
-        raise BadInput("--load", f"{connections} connections at once", want)
-    # Requests that are slow to end hold more connections than start within a second.
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    """Raise the limit on open files. Raises BadInput if a load wants more connections than fit."""
+    for offer in found:
+        if offer.drawn is not None:
+            machine.allow_connections(offer.drawn, str(offer.load), trial)
 
 
 def room_bytes(plan: Plan, found: list[Offer]) -> int:
@@ -124,9 +115,17 @@ def room_bytes(plan: Plan, found: list[Offer]) -> int:
     return requests * times * (LINE_BYTES + TOKEN_BYTES * tokens)
 
 
+def _is_public(address: str) -> bool:
+    """Whether it is, or may be: only a proxy knows what stands behind another name."""
+    try:
+        return ipaddress.ip_address(address.partition("%")[0]).is_global
+    except ValueError:
+        return address != "localhost"
+
+
 def check_ownership(trial: Trial, found: list[Offer], address: str) -> None:
     """A public address is loaded more than modestly only by someone who says that it is theirs."""
-    if trial.i_own_this or not ipaddress.ip_address(address.partition("%")[0]).is_global:
+    if trial.i_own_this or not _is_public(address):
         return
     for offer in found:
         drawn = offer.drawn

@@ -6,7 +6,6 @@ distributions join through an entry-point group named like the package: `servesc
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 from functools import cache
@@ -141,6 +140,8 @@ def one_of(value: str, known: Any) -> str:  # noqa: ANN401
     Of very many names only the likely one is told.
     """
     names = list(known)
+    import difflib  # noqa: PLC0415 (5 ms, for a message)
+
     close = difflib.get_close_matches(value, names, n=1)
     if close and len(names) > _MOST_TOLD:
         return f"one of {len(names)} names (did you mean {close[0]}?)"

@@ -15,14 +15,20 @@ import msgspec
 
 import servescope
 from servescope.client import workers
-from servescope.client.address import Address, parse_target, resolve_host
+from servescope.client.address import (
+    Address,
+    parse_target,
+    resolve_host,
+    through_proxy,
+    tunnel_to,
+)
 from servescope.client.feed import Settings
-from servescope.client.http import tls_context
 from servescope.client.probe import Dialogue, Endpoint, probe
 from servescope.client.ruler import ruler_of
 from servescope.client.secret import Secret, without
+from servescope.client.tls import tls_context
 from servescope.datasets import Item, ItemSource, Setting
-from servescope.errors import BadInput
+from servescope.errors import BadInput, Unreachable
 from servescope.experiment import Plan, Trial, readable
 from servescope.protocols import Ask, WireProtocol
 from servescope.protocols.http1 import MAX_BODY_BYTES
@@ -87,22 +93,31 @@ class Interrupt:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bench:
-    """What all stages of a run share."""
+class Kit:
+    """What rendering requests and reading answers need, on this machine or on another."""
 
     plan: Plan
     endpoint: Endpoint
     wire: WireProtocol
+    ruler: Ruler
     items: ItemSource
+    count: Callable[[str], int] | None
+    """A local tokenizer, to count answers that the server did not count."""
+    secrets: list[Secret]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench(Kit):
+    """What all stages of a run share."""
+
     dialogues: list[Dialogue]
     """For plain questions to each target, outside any measurement."""
     targets: list[Settings]
     """Of the load processes that go to each target, without what a stage's own load decides."""
+    loaded: list[str]
+    """IP address of each target, or the name that its proxy knows; none of a Unix socket."""
     writer: RunWriter
     origin_ns: int
-    count: Callable[[str], int] | None
-    """A local tokenizer, to count answers that the server did not count."""
-    secrets: list[Secret]
     interrupt: Interrupt
     watcher: Watcher | None
 
@@ -137,6 +152,7 @@ def prepare(
     shown = without(secrets, first.endpoint)
     manifest.endpoint = msgspec.to_builtins(shown)
     manifest.targets = [one.endpoint.url for one in found]
+    manifest.notes += dict.fromkeys(note for one in found for note in one.way)
     note_lengths(manifest, ruler)
     if watcher is not None:
         watcher.target(shown, ruler, plan)
@@ -144,9 +160,11 @@ def prepare(
         plan=plan,
         endpoint=first.endpoint,
         wire=wire,
+        ruler=ruler,
         items=items,
         targets=[one.settings for one in found],
         dialogues=[one.dialogue for one in found],
+        loaded=[one.loaded for one in found if one.loaded],
         writer=writer,
         origin_ns=time.monotonic_ns(),
         count=None if local is None else lambda text: len(local(text)),
@@ -187,10 +205,30 @@ class _Found(NamedTuple):
     dialogue: Dialogue
     settings: Settings
 
+    @property
+    def loaded(self) -> str:
+        """Whom the load reaches: its IP address, or the name that a proxy knows."""
+        address, settings = self.dialogue.address, self.settings
+        if address.proxy is None:
+            return "" if address.path else str(settings.address[0])
+        return address.host if settings.tunnel is None else settings.tunnel.host
+
+    @property
+    def way(self) -> list[str]:
+        """What the way to the target does to the figures, in sentences."""
+        address = self.dialogue.address
+        if address.path:
+            return ["a Unix socket has no kernel timestamps: times are read by the load process"]
+        if address.proxy is None:
+            return []
+        return [f"the proxy {address.proxy.url} is between: its time is in every figure"]
+
 
 def _find(plan: Plan, target: str, key: Secret | None) -> _Found:
     trial = plan.trial
     address = parse_target(target)
+    if trial.targets:  # no proxy has to do with an engine that was started here
+        address = through_proxy(address, os.environ)
     where = resolve_host(address)
     dialogue = Dialogue(
         address,
@@ -219,10 +257,12 @@ def _check_history(items: ItemSource, wire: WireProtocol, trial: Trial) -> None:
 def _context(address: Address, trial: Trial) -> ssl.SSLContext | None:
     if address.scheme != "https":
         return None
-    try:
-        return tls_context(trial.ca_file, verify=not trial.insecure)
-    except ssl.SSLError as error:
-        raise BadInput("--ca-file", trial.ca_file, f"want PEM certificates ({error})") from None
+    return tls_context(
+        trial.ca_file,
+        verify=not trial.insecure,
+        client_cert=trial.client_cert,
+        client_key=trial.client_key,
+    )
 
 
 def check_context(plan: Plan, context: int | None) -> None:
@@ -248,6 +288,13 @@ def _settings(
     where: tuple[int, tuple[str | int, ...]],
 ) -> Settings:
     timeouts, trial = plan.timeouts, plan.trial
+    headers = dialogue.headers_of(wire) | address.hop_headers
+    if not trial.keep_alive:
+        headers["Connection"] = "close"
+    try:
+        tunnel = tunnel_to(address)
+    except OSError as error:
+        raise Unreachable(f"{address.url}: {error.strerror or error}") from None
     return Settings(
         family=where[0],
         address=where[1],
@@ -255,7 +302,11 @@ def _settings(
         tls=address.scheme == "https",
         verify=not trial.insecure,
         ca_file=trial.ca_file,
-        head=_head(address, endpoint.path, dialogue.headers_of(wire)),
+        client_cert=trial.client_cert,
+        client_key=trial.client_key,
+        tunnel=tunnel,
+        keep_alive=trial.keep_alive,
+        head=_head(address, endpoint.path, headers),
         protocol=trial.protocol or endpoint.protocol,
         stream=trial.stream,
         connect_ns=_ns(timeouts.connect_s),
@@ -269,7 +320,7 @@ def _settings(
 def _head(address: Address, path: str, headers: dict[str, str]) -> str:
     """Request line and headers, up to where the length of the body goes."""
     lines = [
-        f"POST {path} HTTP/1.1",
+        address.request_line("POST", path),
         f"Host: {address.netloc}",
         f"User-Agent: servescope/{servescope.__version__}",
         "Accept: text/event-stream, application/json",
@@ -301,16 +352,16 @@ def _plain(field: str, shown: str, text: str) -> Secret:
     return Secret(value)
 
 
-def encode(bench: Bench, item: Item) -> bytes:
+def encode(kit: Kit, item: Item) -> bytes:
     """The body of the request for an item, with the optional fields that the target takes."""
-    fields = set(bench.endpoint.fields)
+    fields = set(kit.endpoint.fields)
     if not item.pinned:
         fields -= {"ignore_eos", "min_tokens"}
     ask = Ask(
         prompt=item.prompt,
         output_tokens=item.output_tokens,
-        model=bench.endpoint.model,
-        stream=bench.plan.trial.stream,
-        extra=bench.plan.trial.extra_body,
+        model=kit.endpoint.model,
+        stream=kit.plan.trial.stream,
+        extra=kit.plan.trial.extra_body,
     )
-    return bench.wire.encode(msgspec.structs.replace(ask, **dict.fromkeys(fields, True)))
+    return kit.wire.encode(msgspec.structs.replace(ask, **dict.fromkeys(fields, True)))

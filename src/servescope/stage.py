@@ -1,25 +1,23 @@
-"""One stage of a run: feed the load processes, read what they spool, keep the records."""
+"""One stage of a run: its load processes, here or on a cluster, and keeping what they did."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from servescope.client import answer, wire, workers
+from servescope.client import machine, workers
 from servescope.client.feed import Settings
 from servescope.client.flush import flush_cache
-from servescope.client.secret import without
-from servescope.client.wire import Exchange
-from servescope.deal import Deal, Dealt, not_sent
+from servescope.deal import Deal, not_sent
+from servescope.doubts.generator import clock_of
 from servescope.load import Closed, Open
-from servescope.prepare import Bench, encode
-from servescope.protocols import plain_text
+from servescope.prepare import Bench
 from servescope.records import CANCELLED, Record, Sample
+from servescope.share import Batch, Part, Share
 from servescope.store import Stage
 from servescope.tally import Tally
 
@@ -32,11 +30,92 @@ AHEAD_OPEN, AHEAD_USER, AHEAD_LEAST = 4096, 8, 256
 ENDLESS = 1 << 60
 
 
+class Team(Protocol):
+    """The load processes of a stage."""
+
+    def begin(self, interrupted: Callable[[], int]) -> int:
+        """Start all at one instant, which is returned (CLOCK_MONOTONIC of this machine)."""
+        ...
+
+    def batches(self) -> Iterator[Batch]:
+        """What comes back, many times a second, until all have ended."""
+        ...
+
+    def live(self) -> workers.Live:
+        """Counters of all together."""
+        ...
+
+    def stop(self, level: int) -> None:
+        """1: offer no more; 2: end at once."""
+        ...
+
+    def end(self) -> tuple[list[workers.Health], dict[int, str]]:
+        """What each process says of itself, and why those that died did, by their numbers."""
+        ...
+
+    def close(self) -> None:
+        """End what still runs."""
+        ...
+
+
+class Place(Protocol):
+    """Where load processes run."""
+
+    def processes(self, deal: Deal, trial: Trial) -> int:
+        """How many a stage gets."""
+        ...
+
+    def team(self, bench: Bench, deal: Deal, part: Part) -> Team:
+        """Those of one stage."""
+        ...
+
+
+class Here:
+    """On this machine."""
+
+    def processes(self, deal: Deal, trial: Trial) -> int:
+        """As many as the load wants and this machine allows."""
+        return process_count(deal, trial)
+
+    def team(self, bench: Bench, deal: Deal, part: Part) -> Team:
+        """Those of one stage."""
+        return _Here(bench, deal, part)
+
+
+class _Here:
+    """Load processes on this machine."""
+
+    def __init__(self, bench: Bench, deal: Deal, part: Part) -> None:
+        self._share = Share(bench, deal, part, bench.origin_ns)
+        self._team = workers.Workers(part.targets, part.processes, bench.writer.path)
+        self.live, self.stop, self.close = self._team.live, self._team.stop, self._team.close
+
+    def begin(self, interrupted: Callable[[], int]) -> int:
+        return self._team.begin(self._share.requests, interrupted)
+
+    def batches(self) -> Iterator[Batch]:
+        try:
+            for process, exchange in self._team.exchanges():
+                if exchange is None:
+                    yield self._share.take()
+                else:
+                    self._share.add(exchange, process)
+        except Exception:  # an item that could not be made: what came back is kept
+            yield self._share.take()
+            raise
+
+    def end(self) -> tuple[list[workers.Health], dict[int, str]]:
+        found = self._team.health()
+        died = [health.worker for health in found if health.exit_status]
+        each = self._team.workers
+        return found, {k: f"a load process died: {each[k].last_words()}" for k in died}
+
+
 class Measured:
     """The stages of a run against real endpoints."""
 
-    def __init__(self, bench: Bench) -> None:
-        self._bench = bench
+    def __init__(self, bench: Bench, place: Place | None = None) -> None:
+        self._bench, self._place = bench, place or Here()
         self.items, self.targets = bench.items, len(bench.targets)
 
     def flush_cache(self) -> str | None:
@@ -45,32 +124,33 @@ class Measured:
 
     def drive(self, stage: Stage, number: int, deal: Deal) -> Tally:
         """Drive a stage; returns what it came to."""
-        run = StageRun(self._bench, stage, number, deal)
-        run.run()
+        bench = self._bench
+        trial = bench.plan.trial
+        stage.workers = self._place.processes(deal, trial)
+        cap = trial.max_concurrency
+        targets = [stage_settings(settings, deal, cap) for settings in bench.targets]
+        part = Part(number, stage.first_request, stage.workers, targets)
+        run = StageRun(bench, stage, deal, part)
+        run.run(self._place.team(bench, deal, part))
         return run.tally
 
 
 class StageRun:
     """One stage being driven."""
 
-    def __init__(self, bench: Bench, stage: Stage, number: int, deal: Deal) -> None:
-        """`number` is the stage's in the records."""
-        self.bench, self.stage, self.number, self.deal = bench, stage, number, deal
-        self.processes = process_count(deal, bench.plan.trial)
-        self.asked: dict[int, answer.Asked] = {}
+    def __init__(self, bench: Bench, stage: Stage, deal: Deal, part: Part) -> None:
+        self.bench, self.stage, self.deal, self.part = bench, stage, deal, part
         self.back: set[int] = set()
         """Requests that came back."""
         self.tally = Tally()
         self.stopped_ns: int | None = None
         """When nothing more was to be sent, because of an interrupt."""
 
-    def run(self) -> None:
+    def run(self, team: Team) -> None:
         """Drive the stage to its end."""
-        bench, cap = self.bench, self.bench.plan.trial.max_concurrency
-        targets = [stage_settings(settings, self.deal, cap) for settings in bench.targets]
-        team = workers.Workers(targets, self.processes, bench.writer.path)
+        bench = self.bench
         try:
-            start_ns = team.begin(self._requests, bench.interrupt.stop_level)
+            start_ns = team.begin(bench.interrupt.stop_level)
             self.stage.start_ns = start_ns - bench.origin_ns
             bench.writer.write_manifest()
             self._follow(team, start_ns)
@@ -79,45 +159,12 @@ class StageRun:
             team.close()
         self._keep_never_sent(start_ns, died)
 
-    def _requests(self, process: int) -> Iterator[wire.Request]:
-        """What one load process is to send; called by its feeding thread."""
-        for dealt in self.deal.requests(process, self.processes):
-            yield self._request(dealt)
-
-    def _request(self, dealt: Dealt) -> wire.Request:
-        index, bench = self.stage.first_request + dealt.k, self.bench
-        item, turn = bench.items(dealt.item), dealt.turn
-        prompt = item.prompt_bytes
-        self.asked[index] = answer.Asked(
-            stage=self.number,
-            input_tokens=item.input_tokens,
-            output_tokens=item.output_tokens,
-            pinned=item.pinned,
-            stream=bench.plan.trial.stream,
-            prompt_sha256=hashlib.sha256(prompt).hexdigest()[:16],
-            prompt_bytes=len(prompt),
-            prompt=prompt.decode() if bench.plan.trial.keep_text else None,
-            session=None if turn is None else turn.session,
-            turn=0 if turn is None else turn.number,
-            echoed=len(plain_text(item.prompt)) if bench.wire.echoes_prompt else 0,
-        )
-        return wire.Request(
-            number=index,
-            due_ns=dealt.due_ns,
-            limit=answer.overrun_limit(item.output_tokens),
-            body=encode(bench, item),
-            session=-1 if turn is None else turn.session,
-            turn=0 if turn is None else turn.number,
-            last=0 if turn is None else turn.last,
-            think_ns=-1 if item.think_s is None else round(item.think_s * 1e9),
-        )
-
-    def _follow(self, team: workers.Workers, start_ns: int) -> None:
+    def _follow(self, team: Team, start_ns: int) -> None:
         bench, told = self.bench, 0
-        for process, exchange in team.exchanges():
-            if exchange is not None:
-                self._keep(exchange, process)
-                continue
+        for batch in team.batches():
+            self.back.update(batch.requests)
+            self.tally.add(batch.tally)
+            bench.writer.extend(batch.lines)
             level = bench.interrupt.stop_level()
             if level > told:
                 if not told and bench.watcher is not None:
@@ -130,78 +177,71 @@ class StageRun:
                 elapsed_s = max(0, time.monotonic_ns() - start_ns) / 1e9
                 bench.watcher.progress(self.stage, elapsed_s, team.live(), self.tally.failed)
 
-    def _keep(self, exchange: Exchange, process: int) -> None:
-        bench = self.bench
-        asked = self.asked.pop(exchange.request)
-        self.back.add(exchange.request)
-        record = answer.record(exchange, asked, bench.wire, bench.origin_ns, bench.count)
-        record.target = process % len(bench.targets)
-        if bench.secrets:
-            record = without(bench.secrets, record)
-        self.tally.note(record)
-        bench.writer.append(record)
-
-    def _keep_never_sent(self, start_ns: int, died: set[int]) -> None:
+    def _keep_never_sent(self, start_ns: int, died: dict[int, str]) -> None:
         """Every request that was due has an outcome, also those that no process got to send."""
         if not (self.stage.open or (died and self.deal.planned)):
             return
-        why = _why_not_sent(self.bench)
-        for process in range(self.processes):
-            for dealt in self.deal.requests(process, self.processes):
-                index = self.stage.first_request + dealt.k
+        bench, part = self.bench, self.part
+        for process in range(part.processes):
+            why = f"lost: {died[process]}" if process in died else f"not sent: {_why(bench)}"
+            for dealt in self.deal.requests(process, part.processes):
+                index = part.first + dealt.k
                 due_ns = start_ns + max(0, dealt.due_ns)
                 if self.stopped_ns is not None and due_ns > self.stopped_ns:
                     break
                 if index in self.back or (dealt.due_ns < 0 and process not in died):
                     continue
-                self.bench.writer.append(
+                bench.writer.append(
                     Record(
                         request=index,
-                        stage=self.number,
-                        target=process % len(self.bench.targets),
+                        stage=part.stage,
+                        target=process % len(part.targets),
                         session=None if dealt.turn is None else dealt.turn.session,
                         turn=0 if dealt.turn is None else dealt.turn.number,
-                        due_ns=due_ns - self.bench.origin_ns,
+                        due_ns=due_ns - bench.origin_ns,
                         outcome=CANCELLED,
-                        reason=f"not sent: {why}",
+                        reason=why,
                     )
                 )
 
-    def _keep_health(self, team: workers.Workers) -> set[int]:
-        """Keep what the load processes say of themselves; returns those that died."""
+    def _keep_health(self, team: Team) -> dict[int, str]:
+        """Keep what the load processes say of themselves; returns why some died."""
+        writer = self.bench.writer
         at_ns = time.monotonic_ns() - self.bench.origin_ns
-        died = set()
-        for health in team.health():
-            labels = {"stage": str(self.number), "worker": str(health.worker)}
+        found, died = team.end()
+        for health in found:
+            labels = {"stage": str(self.part.stage), "worker": str(health.worker)}
             for name, value in dataclasses.asdict(health).items():
                 if name != "worker":
-                    self.bench.writer.sample(
+                    writer.sample(
                         Sample(
                             t_ns=at_ns, source="loop", name=name, value=float(value), labels=labels
                         )
                     )
-            if health.exit_status:
-                died.add(health.worker)
-                words = team.workers[health.worker].last_words()
-                self.bench.writer.manifest.interrupted = f"a load process died: {words}"
+        clock = clock_of([one.kernel_clock for one in found], [one.turns for one in found])
+        if writer.manifest.clock != "user":  # one stage without stamps is enough to say so
+            writer.manifest.clock = clock or writer.manifest.clock
+        for why in died.values():
+            writer.manifest.interrupted = why
         return died
 
 
-def _why_not_sent(bench: Bench) -> str:
+def _why(bench: Bench) -> str:
     """Why requests that were due were not sent."""
     if bench.interrupt.level:
         return "the run was interrupted"
-    if bench.writer.manifest.interrupted:
-        return bench.writer.manifest.interrupted
     return not_sent(bench.plan.trial.max_concurrency)
 
 
 def process_count(deal: Deal, trial: Trial) -> int:
-    """How many load processes a stage gets: a multiple of the targets, none of them idle."""
-    users = deal.offer.users if isinstance(deal.offer, Closed) else trial.max_concurrency
-    most = ENDLESS if users is None else users * deal.loads
-    rounds = min(-(-trial.workers // deal.targets), most // deal.targets)
-    return max(1, rounds) * deal.targets
+    """How many load processes a stage gets on this machine."""
+    return machine.load_processes(
+        deal.offer,
+        trial,
+        targets=deal.targets,
+        cores=machine.usable_cores(),
+        files=machine.open_files()[1],
+    )
 
 
 def stage_settings(settings: Settings, deal: Deal, cap: int | None) -> Settings:

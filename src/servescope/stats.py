@@ -152,6 +152,16 @@ def interval_ranks(n: int, q: float) -> tuple[int, int] | None:
     return (low, high) if low >= 1 and high <= n else None
 
 
+@lru_cache(maxsize=4096)
+def lower_rank(n: int, q: float) -> int | None:
+    """Rank (from 1) of an order statistic that quantile `q` of `n` samples is hardly below.
+
+    The lower end of a 95 % interval whose upper end may not exist. Never the largest sample, and
+    None for a single one: one is no evidence of a quantile.
+    """
+    return min(binomial_quantile(n, q, TAIL), n - 1) or None if n > 1 else None
+
+
 def binomial_quantile(n: int, p: float, level: float) -> int:
     """The least k with P(Binomial(n, p) <= k) >= level, for 0 < p < 1.
 

@@ -48,6 +48,8 @@ class Stage(msgspec.Struct, kw_only=True, omit_defaults=True):
     """`cold` or `warm`, where the same items are asked with an empty and a filled prefix cache."""
     flushed: str | None = None
     """How the engine's cache was emptied before a cold stage; None: it could not be."""
+    workers: int | None = None
+    """Load processes that drove it; None where it was simulated, or has not started."""
 
 
 class Manifest(msgspec.Struct, kw_only=True):
@@ -70,6 +72,15 @@ class Manifest(msgspec.Struct, kw_only=True):
     lengths: dict[str, Any] = {}
     """How prompts were made to length."""
     machine: dict[str, Any] = {}
+    instrument: dict[str, Any] = {}
+    """What `servescope selftest` last read of this version on this machine; empty: nothing yet."""
+    origin_ns: int | None = None
+    """CLOCK_MONOTONIC of the machine where the records' times begin; None in virtual time."""
+    cluster: dict[str, Any] = {}
+    """The nodes that drove the load, where it was not this machine."""
+    clock: str | None = None
+    """Who stamped the times of what was received: `kernel`, or `user` where a load process had to;
+    None while nothing was received, and in virtual time."""
     stages: list[Stage] = []
     started_utc: str
     finished_utc: str | None = None
@@ -127,6 +138,12 @@ class RunWriter:
     def append(self, record: Record) -> None:
         """Keep one finished request."""
         self._append(self._requests, record)
+
+    def extend(self, lines: Iterable[bytes]) -> None:
+        """Keep finished requests whose lines are made already."""
+        assert self._requests is not None, "use the writer in a with statement"  # noqa: S101
+        with self._kept():
+            self._requests.writelines(line + b"\n" for line in lines)
 
     def sample(self, sample: Sample) -> None:
         """Keep one reading."""

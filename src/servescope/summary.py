@@ -11,6 +11,7 @@ import numpy as np
 
 from servescope import goodput, metrics
 from servescope.doubts import Doubt, StageFacts, doubts
+from servescope.doubts.generator import Generator, generator, own_limit
 from servescope.records import ABSENT, OUTCOMES, Columns, Sample
 from servescope.store import SCHEMA, Manifest, Run, Stage, replace
 
@@ -50,6 +51,8 @@ class StageSummary(msgspec.Struct, kw_only=True):
     attempts: int = 0
     """Sendings in all: above the number of requests where some were tried again."""
     never_sent: int = 0
+    generator: Generator = Generator()
+    """How the load generator did: what the doubts about it are judged by."""
     targets: list[TargetSummary] = []
     """Each target's part, where there are several."""
 
@@ -150,6 +153,7 @@ def _stage(
         max_concurrency=manifest.trial.get("max_concurrency"),
         streamed=manifest.trial.get("stream", True),
         interrupted=manifest.interrupted is not None or manifest.finished_utc is None,
+        exhausted=_exhausted(reasons),
     )
     verdicts = goodput.check_slo(gate, figures) if gate is not None else []
     return StageSummary(
@@ -161,6 +165,7 @@ def _stage(
         slo=verdicts,
         attempts=int(np.sum(columns.attempts[columns.sent_ns != ABSENT])),
         never_sent=int(np.sum(columns.sent_ns == ABSENT)),
+        generator=generator(columns, samples),
         targets=_parts(manifest, columns),
     )
 
@@ -173,6 +178,16 @@ def _parts(manifest: Manifest, columns: Columns) -> list[TargetSummary]:
         TargetSummary(target=url, outcomes=metrics.outcomes(part), figures=metrics.figures(part))
         for url, part in zip(manifest.targets, parts, strict=True)
     ]
+
+
+def _exhausted(reasons: Sequence[Reason]) -> dict[str, int]:
+    """Requests that this machine could not send, by what it had no more of."""
+    found: Counter[str] = Counter()
+    for reason in reasons:
+        lacking = own_limit(reason.outcome, reason.words)
+        if lacking is not None:
+            found[lacking] += reason.count
+    return dict(found)
 
 
 def _reasons(run: Run) -> dict[int, list[Reason]]:

@@ -22,6 +22,14 @@ class Tally:
             self._first_ns = min(self._first_ns, record.sent_ns)
             self.last_ns = max(self.last_ns, record.end_ns)
 
+    def add(self, other: Tally) -> None:
+        """The requests of another tally came back, too."""
+        self.requests += other.requests
+        self.answered += other.answered
+        self.failed += other.failed
+        self._first_ns = min(self._first_ns, other._first_ns)
+        self.last_ns = max(self.last_ns, other.last_ns)
+
     @property
     def requests_per_s(self) -> float:
         """Answered requests per second, from the first sending to the last end."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from itertools import pairwise
+from operator import sub
 from typing import NamedTuple
 
 from servescope.client.reading import REASON_CHARS, Reading, read, words
@@ -110,7 +110,7 @@ def _fill_content(
     result.answer_sha256 = hashlib.sha256(encoded).hexdigest()[:16]
     if asked.prompt is not None:
         result.answer = text
-    result.chunk_ns = [at[0] - origin_ns, *(b - a for a, b in pairwise(at))]
+    result.chunk_ns = [at[0] - origin_ns, *map(sub, at[1:], at)]
     result.merged_chunks = reading.merged
     if reading.first_output_at is not None:
         result.first_output_ns = reading.first_output_at - origin_ns
@@ -159,13 +159,14 @@ def _chunk_tokens(totals: list[int | None], output_tokens: int | None) -> list[i
     """Tokens of each chunk from the running totals; one int where all are alike."""
     if len(totals) == 1:
         return output_tokens
-    if any(total is None for total in totals):
+    if None in totals:
         return None
-    running = [0, *(total for total in totals if total is not None)]
-    each = [b - a for a, b in pairwise(running)]
-    if min(each) < 0:
+    running = [total for total in totals if total is not None]
+    each = [running[0], *map(sub, running[1:], running)]
+    least = min(each)
+    if least < 0:
         return None
-    return each[0] if min(each) == max(each) else each
+    return least if least == max(each) else each
 
 
 def _outcome(exchange: Exchange, reading: Reading, result: Record, asked: Asked) -> tuple[str, str]:

@@ -16,6 +16,7 @@ import time
 SO_TIMESTAMPNS = 35
 STEP_NS = 1_000_000
 """A change of the offset above this between two samples is a step of the wall clock."""
+LEAST_LEAD_NS, MOST_LEAD_NS, _LEAD_STEP_NS = 25_000, 300_000, 1_000
 
 
 class Offset:
@@ -52,15 +53,30 @@ class _Itimerspec(ctypes.Structure):
 
 
 class Timer:
-    """A timerfd at absolute CLOCK_MONOTONIC times; `epoll.poll(timeout)` would round to 1 ms."""
+    """A timerfd at absolute CLOCK_MONOTONIC times; `epoll.poll(timeout)` would round to 1 ms.
+
+    Waking takes 10 us on a busy core and 200 in an idle virtual machine. Who must hit a due time
+    wakes `lead_ns` before it, and spins; it follows what waking takes, so that 95 % are in time.
+    """
 
     def __init__(self) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._spec = _Itimerspec()
-        self._at = 0
+        self._at = self.due_ns = 0
+        self.lead_ns = LEAST_LEAD_NS
         self.fd = self._libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
         if self.fd < 0:
             raise OSError(ctypes.get_errno(), "timerfd_create")
+
+    def set_ahead(self, due_ns: int) -> None:
+        """Become readable `lead_ns` before a due time."""
+        self.due_ns = due_ns
+        self.set(due_ns - self.lead_ns)
+
+    def learn(self, *, late: bool) -> None:
+        """Whether what was due at `due_ns` was late, although it was known before."""
+        lead_ns = self.lead_ns + (19 if late else -1) * _LEAD_STEP_NS
+        self.lead_ns = min(max(lead_ns, LEAST_LEAD_NS), MOST_LEAD_NS)
 
     def set(self, at_ns: int) -> None:
         """Become readable at `at_ns`; a system call only where the time is a new one."""

@@ -9,7 +9,6 @@ applies a cheap test for the end. See `wire.py` for what passes in and out.
 from __future__ import annotations
 
 import gc
-import heapq
 import mmap
 import os
 import select
@@ -23,21 +22,26 @@ from servescope.client import wire
 from servescope.client.clock import Offset, Timer, steady_process
 from servescope.client.counters import Counters
 from servescope.client.feed import Feed, Pending, Settings, read_settings
-from servescope.client.http import Connection
+from servescope.client.http import BLANK, TERMINATOR, Connection
 from servescope.client.limits import Limits
+from servescope.client.machine import own_words
 from servescope.client.pool import READABLE, Pool
-from servescope.client.spool import NOTHING, Heard, Spool
+from servescope.client.schedule import NEVER, Schedule
+from servescope.client.spool import Heard, Spool
 from servescope.client.turns import Turns
+from servescope.client.watch import Watch
 
 SWEEP_NS = 20_000_000
 """How often deadlines, commands and counters are looked at."""
-SPIN_NS = 25_000
-"""Waking takes about this long; the rest of the way to a due time is spent spinning."""
+READ_NS = 1_000_000
+"""However much is due, what came is read as often as this: the kernel keeps one stamp a socket."""
 BACK_OFF_NS = (10_000_000, 1_000_000_000)
 """A user whose connection is refused waits this long, doubling, instead of hammering."""
 _MAX_RETRIES = 1
+_EVENTS = 256
+"""Events taken from epoll at once: its default allocates room for a thousand each time."""
+_BUFFER_BYTES = 256 << 10
 _STAMP = struct.Struct("qq")
-NEVER = 1 << 62
 
 
 class Drive:
@@ -46,28 +50,29 @@ class Drive:
     def __init__(self, settings: Settings, page: memoryview, spool: int) -> None:
         self.settings, self.page = settings, page
         self.epoll = select.epoll()
-        self.head = settings.head.encode("latin-1")
         self.feed = Feed(settings.ahead, self.epoll)
         self.turns = Turns(settings, self.feed)
+        self.schedule = Schedule(settings, self.feed, self.turns)
         self.timer = Timer()
         self.offset = Offset()
-        self.pool = Pool(settings, self.epoll)
-        self.connections = self.pool.open
         self.counters = Counters(page)
         self.spool = Spool(spool, self.counters)
+        self.watch = Watch()
+        self.pool = Pool(settings, self.epoll, self.spool, self.watch)
+        self.connections = self.pool.open
         self.limits = Limits(settings)
-        self.mark = self.limits.mark
         self.busy = 0
-        self.free: list[tuple[int, int]] = []
-        """Heap of (due, user): users who wait for their next request."""
         self.slot_freed_ns = 0
         self.refused = 0
         self.start_ns = 0
         self.stopped = False
-        self._first_in_turn = False
-        self._buffer = bytearray(256 << 10)
-        self._buffers = [self._buffer]
-        self._view = memoryview(self._buffer)
+        self._stirred = True
+        """Something came or ended since requests were last offered."""
+        self._woken_ns = 0
+        """When the turn of the loop began; 0 once its lag is noted."""
+        buffer = bytearray(_BUFFER_BYTES)
+        self._buffers = [buffer]
+        self._view = memoryview(buffer)
 
     # --- the loop -------------------------------------------------------------------------------
 
@@ -76,37 +81,45 @@ class Drive:
         self.feed.resume()
         self.epoll.register(self.timer.fd, select.EPOLLIN)
         self._get_ready()
-        gc.collect()
-        gc.freeze()
-        gc.disable()
         cpu, wall = time.process_time_ns(), time.monotonic_ns()
-        next_sweep = 0
-        while not self._done():
+        next_sweep = due = 0
+        while True:
             now = time.monotonic_ns()
             if now >= next_sweep:
                 next_sweep = now + SWEEP_NS
                 self._sweep(now)
-            wake = self._offer(now)
-            if wake:
-                self.timer.set(wake - SPIN_NS)
+                self._stirred = True
+            if (self._stirred or not self.busy) and self._done():
+                break
+            if self._stirred or now > due - self.timer.lead_ns:
+                self._stirred = False
+                due = NEVER if self.stopped else self._offer(now)
+                if due != NEVER:
+                    self.timer.set_ahead(due)
             self.spool.write()
             self._turn(SWEEP_NS / 1e9)
-        self.spool.write()
+        self.spool.write(everything=True)
         self.page[wire.CPU_NS] = time.process_time_ns() - cpu
         self.page[wire.WALL_NS] = time.monotonic_ns() - wall
         self.counters.publish(self.busy)
 
     def _turn(self, timeout_s: float) -> None:
-        self._first_in_turn = True
-        for fd, mask in self.epoll.poll(timeout_s):
-            connection = self.connections.get(fd)
-            if connection is not None:
+        connections, receive = self.connections, self._receive
+        found = self.epoll.poll(timeout_s, _EVENTS)
+        self._woken_ns = time.monotonic_ns()
+        for fd, mask in found:
+            connection = connections.get(fd)
+            if connection is None:
+                self._stirred = True
+                if fd == self.timer.fd:
+                    self.timer.clear()
+                elif fd == 0:
+                    self.feed.read()
+                    self.turns.take_in()
+            elif mask == select.EPOLLIN and not connection.connecting:
+                receive(connection)
+            else:
                 self._serve(connection, mask)
-            elif fd == self.timer.fd:
-                self.timer.clear()
-            elif fd == 0:
-                self.feed.read()
-                self.turns.take_in()
 
     def _get_ready(self) -> None:
         """Warm connections and requests at hand, then wait for the common start."""
@@ -115,14 +128,17 @@ class Drive:
         deadline = time.monotonic_ns() + self.settings.connect_ns
         while not self.page[wire.START_NS]:
             warming = self.pool.connecting and time.monotonic_ns() < deadline
-            if not warming and (self.feed.ended or self.feed.full):
+            if not warming and (self.feed.ended or self.feed.full) and not self.page[wire.READY]:
+                gc.collect()
+                gc.freeze()
+                gc.disable()  # a collection would stop the loop
                 self.page[wire.READY] = 1
             self._turn(0.001)
             if self.page[wire.STOP]:
                 self.stopped = True
                 return
-        self.start_ns = self.turns.start_ns = self.page[wire.START_NS]
-        self.free = [(self.start_ns, user) for user in range(self.settings.users)]
+        self.start_ns = self.page[wire.START_NS]
+        self.schedule.start(self.start_ns)
 
     def _done(self) -> bool:
         if self.page[wire.STOP] >= 2:
@@ -144,72 +160,46 @@ class Drive:
     # --- offering -------------------------------------------------------------------------------
 
     def _offer(self, now: int) -> int:
-        """Start what is due; returns when the next request is due, 0 where that is not known."""
-        if self.stopped:
-            return 0
-        return self._offer_closed(now) if self.settings.users else self._offer_open(now)
-
-    def _offer_open(self, now: int) -> int:
-        queue, ready, cap = self.feed.queue, self.turns.ready, self.settings.cap
-        while queue or ready:
-            first = self.start_ns + queue[0].due_ns if queue else NEVER
-            later = ready[0][0] if ready else NEVER
-            due = min(first, later)
-            if due > now + SPIN_NS:
-                return due
+        """Start what is due; returns when the next request is, NEVER where that is not known."""
+        cap, due, lead_ns = self.settings.cap, NEVER, self.timer.lead_ns
+        before_reading = now + READ_NS
+        while now < before_reading and (due := self.schedule.first()) <= now + lead_ns:
             if cap and self.busy >= cap:
-                return 0
-            pending = heapq.heappop(ready)[2] if later < first else self.feed.take()
-            pending.due_ns = due
+                return NEVER
+            pending = self.schedule.take()
             if cap and self.slot_freed_ns > due:
                 pending.held_ns = self.slot_freed_ns - due
-            now = self._start_at(due, pending)
-        return 0
+            self._start(pending, due)
+            now = time.monotonic_ns()
+        return due
 
-    def _offer_closed(self, now: int) -> int:
-        free, ready, queue = self.free, self.turns.ready, self.feed.queue
-        while ready or (free and queue):
-            first = free[0] if free and queue else (NEVER, -1)
-            later = ready[0][0] if ready else NEVER
-            due = min(first[0], later)
-            if due > now + SPIN_NS:
-                return due
-            if later < first[0]:
-                pending = heapq.heappop(ready)[2]
-            else:
-                pending = self.feed.take()
-                pending.user = heapq.heappop(free)[1]
-            pending.due_ns = due
-            now = self._start_at(due, pending)
-        return 0
-
-    def _start_at(self, due: int, pending: Pending) -> int:
-        while time.monotonic_ns() < due:
-            pass
-        self._start(pending)
-        return time.monotonic_ns()
-
-    def _start(self, asked: Pending) -> None:
+    def _start(self, asked: Pending, due: int = 0) -> None:
+        """Send a request on a connection of its own, not before it is due."""
         self.busy += 1
         connection = self.pool.take()
         if connection is not None:
             connection.assign(asked)
+        if due and due == self.timer.due_ns:
+            self.timer.learn(late=time.monotonic_ns() > due)
+        while time.monotonic_ns() < due:  # all that can be done before has been done
+            pass
+        if connection is not None:
             self._send(connection)
             return
         try:
             self.pool.connect().assign(asked)
         except OSError as error:
-            self.spool.add(asked, "connect", str(error), time.monotonic_ns())
+            self.spool.add(asked, "connect", own_words(error), time.monotonic_ns())
             self._freed(asked, "connect", time.monotonic_ns())
 
     def _send(self, connection: Connection) -> None:
         assert connection.asked is not None  # noqa: S101 (for the type checker)
         try:
-            whole = connection.begin(self.head)
+            whole = connection.begin()
         except OSError as error:
             self._broken(connection, "reset", str(error), time.monotonic_ns())
             return
-        connection.deadline_ns = connection.sent_ns + self.limits.first_look_ns
+        self.watch.look(connection, connection.sent_ns + self.limits.first_look_ns)
         self.counters.sent += connection.asked.attempts == 1
         if not whole:
             self.epoll.modify(connection.fd, READABLE | select.EPOLLOUT)
@@ -251,8 +241,10 @@ class Drive:
     # --- receiving ------------------------------------------------------------------------------
 
     def _receive(self, connection: Connection) -> None:
+        """Keep what came and when; all else only where the bytes could be an end, or are many."""
         try:
-            size, ancillary, _, _ = connection.sock.recvmsg_into(self._buffers, 64)
+            receive = connection.recvmsg_into  # a method's call of this name would be slower
+            size, ancillary, _, _ = receive(self._buffers, 64)
         except BlockingIOError:
             return
         except OSError as error:
@@ -261,33 +253,41 @@ class Drive:
         if ancillary:
             seconds, ns = _STAMP.unpack(ancillary[0][2])
             at = seconds * 1_000_000_000 + ns + self.offset.ns
-            if self._first_in_turn:
-                self._first_in_turn = False
-                self.counters.note_lag(time.monotonic_ns() - at)
+            if self._woken_ns:
+                self.counters.lags.append(self._woken_ns - at)
+                self._woken_ns = 0
         else:
             at = time.monotonic_ns()
+            self.counters.unstamped.append(at - self._woken_ns)
         if size == 0:
             self._closed(connection, at)
             return
-        try:
-            data = connection.decrypt(self._view[:size])
-        except ssl.SSLError as error:
-            self._broken(connection, "tls", str(error), at)
-            return
-        if connection.sent_ns < 0:
-            if not self.settings.tls:  # there, session tickets may come; here nobody asked
-                self.pool.drop(connection)
-            return
-        connection.raw += data
+        data = self._view[:size].tobytes()
+        if connection.tls is not None:
+            data = self._decrypted(connection, data, at)
+            size = len(data)
+            if not size:
+                return
+        connection.pieces.append(data)
+        connection.length = length = connection.length + size
         connection.reads.append(at)
-        connection.reads.append(len(connection.raw))
-        if not self.settings.tls:
-            connection.events += self._buffer.count(self.mark, 0, size)
-        else:
-            connection.events += bytes(data).count(self.mark)
+        connection.reads.append(length)
+        if length < connection.look_at and size >= len(TERMINATOR) and not data.endswith(BLANK):
+            return
+        if connection.sent_ns < 0:  # nobody asked
+            self.pool.drop(connection)
+            return
         verdict = self.limits.verdict(connection)
         if verdict is not None:
             self._finish(connection, *verdict, at)
+
+    def _decrypted(self, connection: Connection, data: bytes, at: int) -> bytes:
+        """What came through TLS; nothing where it was a part of a record, or is broken."""
+        try:
+            return connection.decrypt(data)
+        except ssl.SSLError as error:
+            self._broken(connection, "tls", str(error), at)
+            return b""
 
     def _closed(self, connection: Connection, at: int) -> None:
         if connection.sent_ns < 0:
@@ -308,7 +308,7 @@ class Drive:
             self.pool.drop(connection)
             return
         fresh = not connection.used or asked.attempts > _MAX_RETRIES
-        if fresh or connection.raw:
+        if fresh or connection.length:
             self._finish(connection, fate, detail, at)
             return
         self.pool.note_close(connection, connection.sent_ns)
@@ -325,9 +325,10 @@ class Drive:
     def _finish(self, connection: Connection, fate: str, detail: str, at: int) -> None:
         asked = connection.asked
         assert asked is not None  # noqa: S101 (for the type checker)
-        heard = Heard(connection.sent_ns, connection.reads, connection.raw)
-        self.spool.add(asked, fate, detail, at, heard)
+        self.spool.add(asked, fate, detail, at, connection)
         connection.used += 1
+        ended_well = asked.session >= 0 and fate in ("ended", "closed")
+        heard = connection.heard(closed=fate == "closed") if ended_well else None
         if fate == "ended":
             self.pool.give_back(connection, at)
         else:
@@ -340,20 +341,21 @@ class Drive:
         else:
             self._finish(connection, fate, detail, at)
 
-    def _freed(self, asked: Pending, fate: str, at: int, heard: Heard = NOTHING) -> None:
+    def _freed(self, asked: Pending, fate: str, at: int, heard: Heard | None = None) -> None:
         """A request is over: its user, its place under the cap and its session go on."""
+        self._stirred = True
         if self.busy == self.settings.cap:
             self.slot_freed_ns = at
         self.busy -= 1
         refused = fate in ("connect", "timeout_connect")
         self.refused = self.refused + 1 if refused else 0
-        goes_on = asked.session >= 0 and self.turns.ended(asked, fate, heard, at)
+        goes_on = asked.session >= 0 and self.turns.ended(asked, heard, at)
         if asked.user >= 0 and not goes_on:
             wait = self.settings.think_ns
             if self.refused:
                 first, most = BACK_OFF_NS
                 wait += min(first << min(self.refused - 1, 20), most)
-            heapq.heappush(self.free, (at + wait, asked.user))
+            self.schedule.user_free(at + wait, asked.user)
 
     def _cancel_all(self, why: str) -> None:
         self.stopped = True
@@ -373,11 +375,12 @@ class Drive:
         duration = self.settings.duration_ns
         if duration and now >= self.start_ns + duration:
             self.stopped = True
-        for connection in list(self.connections.values()):
-            if connection.asked is not None or connection.connecting:
-                verdict = self.limits.overdue(connection, now)
-                if verdict is not None:
-                    self._give_up(connection, *verdict, now)
+        for connection in self.watch.due(now):
+            verdict = self.limits.overdue(connection, now)
+            if verdict is not None:
+                self._give_up(connection, *verdict, now)
+            elif connection.connecting or connection.asked is not None:
+                self.watch.look(connection, connection.deadline_ns)
 
 
 def main() -> None:

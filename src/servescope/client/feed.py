@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from servescope.client import wire
+from servescope.client.proxy import Tunnel
 
 FEED_BYTES = 32 << 20
 """At most so much is kept at hand; beyond it the pipe is left full."""
@@ -46,6 +47,12 @@ class Settings:
     """Connections to open before the start."""
     ahead: int = 1
     """Requests to keep at hand."""
+    client_cert: str | None = None
+    client_key: str | None = None
+    tunnel: Tunnel | None = None
+    """What the proxy at `address` is asked for on each connection."""
+    keep_alive: bool = True
+    """False: each request has a connection of its own, opened when it is due."""
 
 
 @dataclass(slots=True)
@@ -144,5 +151,6 @@ def read_settings() -> Settings:
         line += piece
     settings = json.loads(line)
     settings["family"] = socket.AddressFamily(settings["family"])
+    settings["tunnel"] = settings["tunnel"] and Tunnel(**settings["tunnel"])
     os.set_blocking(0, False)
     return Settings(**settings)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import os
-import socket
 import ssl
 import termios
 import time
@@ -12,14 +10,21 @@ from array import array
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from servescope.client.clock import SO_TIMESTAMPNS
+from servescope.client.dial import Dial
+from servescope.client.spool import Heard, Spool
 from servescope.protocols.http1 import Chunks, Head, parse_head
 
 if TYPE_CHECKING:
     from servescope.client.feed import Pending, Settings
 
-_TERMINATOR = b"\r\n0\r\n\r\n"
-_BLANK = b"\r\n\r\n"
+SPILL_BYTES = 32 << 10
+"""Beyond this an answer's bytes go to the spool while it goes on, so that memory is bounded."""
+_TAIL_BYTES = 64
+"""Kept back then: an end, or a mark, may be cut by the read."""
+TERMINATOR = b"\r\n0\r\n\r\n"
+"""The usual end of a chunked response."""
+BLANK = b"\r\n\r\n"
+"""What any chunked response ends with, and hardly an event of a stream."""
 UNTIL_CLOSE = 1 << 62
 
 
@@ -31,95 +36,73 @@ class Connection:
     """
 
     __slots__ = (
-        *("_end_at", "_incoming", "_outgoing", "_tls", "_walked", "_walker"),
-        *("asked", "begun_ns", "connecting", "deadline_ns", "events", "fd", "head"),
-        *("idle_since_ns", "most_events", "raw", "reads", "sent_ns", "sock", "unsent", "used"),
+        *("_counted", "_dial", "_head", "_parts", "_request", "_spool", "_walked", "_walker"),
+        *("asked", "begun_ns", "connecting", "deadline_ns", "end_at", "events", "fd", "head"),
+        *(
+            "idle_since_ns",
+            "length",
+            "look_at",
+            "most_events",
+            "pieces",
+            "reads",
+            "recvmsg_into",
+            "sent_ns",
+        ),
+        *("sock", "spilled", "tls", "unsent", "used", "watched_ns"),
     )
 
-    def __init__(self, settings: Settings, context: ssl.SSLContext | None) -> None:
+    def __init__(self, settings: Settings, context: ssl.SSLContext | None, spool: Spool) -> None:
         """Begin to connect. Raises OSError where the system refuses at once."""
-        self.begun_ns = time.monotonic_ns()
-        self.sock = socket.socket(settings.family, socket.SOCK_STREAM)
+        self._spool, self._head = spool, settings.head.encode("latin-1")
+        self._dial = Dial(settings, context)
+        self.begun_ns, self.sock, self.tls = self._dial.begun_ns, self._dial.sock, self._dial.tls
         self.fd = self.sock.fileno()
+        self.recvmsg_into = self.sock.recvmsg_into
         self.connecting = True
         self.used = 0
         self.idle_since_ns = 0
-        self.deadline_ns = 0
-        self._tls: ssl.SSLObject | None = None
+        self.deadline_ns = self.watched_ns = 0
         self.assign(None)
-        try:
-            self.sock.setblocking(False)
-            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-            with suppress(BlockingIOError):  # it goes on by itself
-                self.sock.connect(tuple(settings.address))
-        except OSError:
-            self.sock.close()
-            raise
-        if context is not None:
-            # Memory buffers, so that the encrypted bytes still come by recvmsg with their stamp.
-            self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-            self._tls = context.wrap_bio(
-                self._incoming, self._outgoing, server_hostname=settings.server_name
-            )
 
     def assign(self, asked: Pending | None) -> None:
         """Carry this request next, or none."""
         self.asked = asked
         self.sent_ns = -1
         self.unsent: memoryview | None = None
-        self.raw = bytearray()
+        self.pieces: list[bytes] = []
+        """What came since `spilled`, a read each."""
+        self.length = 0
+        """Bytes received so far."""
         self.reads = array("q")
+        self.spilled = 0
+        """Bytes that are in the spool already."""
+        self.look_at = 0
+        """Bytes received before which nothing needs to be decided."""
         self.head: Head | None = None
         self.events = 0
-        self.most_events = 0 if asked is None else asked.limit
+        self._counted = 0
+        self._parts: list[tuple[int, int]] = []
+        self.most_events, self._request = 0, b""
+        if asked is not None:
+            self.most_events = asked.limit
+            self._request = b"%b%d\r\n\r\n%b" % (self._head, len(asked.body), asked.body)
         self._walker: Chunks | None = None
         self._walked = 0
-        self._end_at = UNTIL_CLOSE
-
-    # --- connecting -----------------------------------------------------------------------------
+        self.end_at = UNTIL_CLOSE
 
     def connected(self) -> bool:
         """Go on connecting, TLS included; True when requests can be sent. Raises OSError."""
-        code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if code:
-            raise OSError(code, os.strerror(code))
-        if self._tls is not None:
-            self._feed_tls()
-            try:
-                self._tls.do_handshake()
-            except ssl.SSLWantReadError:
-                self._flush_tls()
-                return False
-            self._flush_tls()
-        self.connecting = False
-        return True
-
-    def _feed_tls(self) -> None:
-        try:
-            data = self.sock.recv(65536)
-        except BlockingIOError:
-            return
-        if not data:
-            raise ssl.SSLError("closed by the server in the handshake")
-        self._incoming.write(data)
-
-    def _flush_tls(self) -> None:
-        data = self._outgoing.read()
-        if data:
-            self.sock.sendall(data)  # a handshake fits the socket's buffer
+        self.connecting = not self._dial.go_on()
+        return not self.connecting
 
     # --- the exchange ---------------------------------------------------------------------------
 
-    def begin(self, head: bytes) -> bool:
+    def begin(self) -> bool:
         """Send the request; False when some of it is still unsent. Raises OSError."""
-        assert self.asked is not None  # noqa: S101 (for the type checker)
-        body = self.asked.body
-        data = b"%b%d\r\n\r\n%b" % (head, len(body), body)
+        data, self._request = self._request, b""
         self.sent_ns = time.monotonic_ns()
-        if self._tls is not None:
-            self._tls.write(data)
-            data = self._outgoing.read()
+        if self.tls is not None:
+            data = self.tls.encrypt(data)
         sent = self.sock.send(data)
         if sent == len(data):
             return True
@@ -133,18 +116,17 @@ class Connection:
             self.unsent = self.unsent[sent:] if sent < len(self.unsent) else None
         return self.unsent is None
 
-    def decrypt(self, data: memoryview) -> bytes | memoryview:
-        """Plain bytes of what was received."""
-        if self._tls is None:
-            return data
-        self._incoming.write(data)
-        plain = []
-        try:
-            while piece := self._tls.read(65536):
-                plain.append(piece)
-        except (ssl.SSLWantReadError, ssl.SSLZeroReturnError):
-            pass
-        return b"".join(plain)
+    def decrypt(self, data: bytes) -> bytes:
+        """Plain bytes of what was received through TLS. Raises ssl.SSLError."""
+        assert self.tls is not None  # noqa: S101 (for the type checker)
+        plain = self.tls.decrypt(data)
+        if said := self.tls.unsent():
+            if self.unsent is None:
+                with suppress(OSError):  # a connection that is lost says so at the next read
+                    self.sock.sendall(said)  # it is short, and fits the socket's buffer
+            else:
+                self.unsent = memoryview(bytes(self.unsent) + said)
+        return plain
 
     def whole(self) -> bool:
         """Whether the response is whole by now. Raises ProtocolFault.
@@ -155,14 +137,14 @@ class Connection:
         """
         if self.head is None and not self._read_head():
             return False
-        raw = self.raw
         if self._walker is None:
-            return len(raw) >= self._end_at
-        if raw.endswith(_TERMINATOR):
+            return self.length >= self.end_at
+        raw = self.raw
+        if raw.endswith(TERMINATOR):
             return True
-        if raw.endswith(_BLANK):
-            self._walker.feed(bytes(raw[self._walked :]))
-            self._walked = len(raw)
+        if raw.endswith(BLANK):
+            self._walker.feed(self._since(self._walked))
+            self._walked = self.length
             return self._walker.ended
         return False
 
@@ -172,10 +154,52 @@ class Connection:
             return False
         self._walked = head.size
         length = head.length
-        self._end_at = UNTIL_CLOSE if length is None else head.size + length
+        self.end_at = UNTIL_CLOSE if length is None else head.size + length
         if head.chunked:
             self._walker = Chunks()
         return True
+
+    # --- what came ------------------------------------------------------------------------------
+
+    @property
+    def raw(self) -> bytes:
+        """What came since `spilled`."""
+        if len(self.pieces) > 1:
+            self.pieces = [b"".join(self.pieces)]
+        return self.pieces[0] if self.pieces else b""
+
+    def count(self, mark: bytes) -> None:
+        """Count the marks of events that have come since the last call."""
+        raw = self.raw
+        since = max(0, self._counted - len(mark) + 1)  # one may have been cut there
+        self.events += raw.count(mark, since)
+        self._counted = len(raw)
+
+    def spill(self) -> None:
+        """Hand to the spool what came, but for the last bytes."""
+        assert self.asked is not None  # noqa: S101 (for the type checker)
+        raw = self.raw
+        cut = len(raw) - _TAIL_BYTES
+        self._parts.append(self._spool.part(self.asked.request, self.reads, raw[:cut]))
+        self.pieces = [raw[cut:]]
+        self.spilled += cut
+        self._counted -= cut
+        self.reads = array("q")
+
+    def heard(self, *, closed: bool) -> Heard:
+        """All that came of the request, read back from the spool where it had to go there."""
+        if not self._parts:
+            return Heard(self.reads, self.raw, closed)
+        parts = [self._spool.read(place) for place in self._parts]
+        reads = array("q")
+        for part in (*(part.reads for part in parts), self.reads):
+            reads.extend(part)
+        return Heard(reads, b"".join((*(part.raw for part in parts), self.raw)), closed)
+
+    def _since(self, at: int) -> bytes:
+        if at >= self.spilled:
+            return self.raw[at - self.spilled :]
+        return self.heard(closed=False).raw[at:]
 
     def taken_in(self) -> bool:
         """Whether all that was sent has reached the server's machine.
@@ -190,14 +214,5 @@ class Connection:
 
         What came beyond its end would be taken for the next answer.
         """
-        framed = self._walker is not None or len(self.raw) == self._end_at
+        framed = self._walker is not None or self.length == self.end_at
         return framed and self.head is not None and self.head.keeps_alive
-
-
-def tls_context(ca_file: str | None, *, verify: bool) -> ssl.SSLContext:
-    """How the server's certificate is judged. Raises OSError for a bad file."""
-    context = ssl.create_default_context(cafile=ca_file)
-    if not verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from servescope import protocols
 from servescope.client.feed import Settings
-from servescope.client.http import Connection
+from servescope.client.http import SPILL_BYTES, Connection
 from servescope.client.reading import last_content_ns, read
 from servescope.protocols import ProtocolFault
 
@@ -34,17 +34,30 @@ class Limits:
                 return "ended", ""
         except ProtocolFault as fault:
             return fault.kind, str(fault)
+        most, length = self.settings.max_bytes, connection.length
+        if length > most:
+            return "too_large", f"more than {most:,} bytes"
+        if connection.head is None:
+            return None
+        connection.count(self.mark)
         if connection.events > connection.most_events:
-            return self._overrun(connection)
-        if len(connection.raw) > self.settings.max_bytes:
-            return "too_large", f"more than {self.settings.max_bytes:,} bytes"
+            verdict = self._overrun(connection)
+            if verdict is not None:
+                return verdict
+        if length - connection.spilled >= SPILL_BYTES:
+            connection.spill()
+        # Events need not be counted again before half of those that are free can have come.
+        size = max(len(self.mark), length // (2 * connection.events + 2))
+        free = (connection.most_events - connection.events + 1) * size
+        connection.look_at = min(length + free, connection.end_at, most + 1, length + SPILL_BYTES)
         return None
 
     def _overrun(self, connection: Connection) -> Verdict | None:
         """Events may be empty, and an answer may hold the word `data:` itself."""
         assert connection.asked is not None  # noqa: S101 (for the type checker)
         limit, events = connection.asked.limit, connection.events
-        reading = read(self._wire, bytes(connection.raw), connection.reads, closed=False)
+        heard = connection.heard(closed=False)
+        reading = read(self._wire, heard.raw, heard.reads, closed=False)
         found = len(reading.chunk_at)
         if found > limit:
             return "overrun", f"more than {limit} chunks of content"
@@ -53,28 +66,30 @@ class Limits:
         return None
 
     def overdue(self, connection: Connection, now: int) -> Verdict | None:
-        """The time that has run out for this connection, if any has."""
+        """The time that has run out for this connection; if none has, its deadline is later."""
         settings = self.settings
         if connection.connecting:
             late = now - connection.begun_ns >= settings.connect_ns
             return ("timeout_connect", _after(settings.connect_ns)) if late else None
-        if now - connection.sent_ns > settings.total_ns:
+        if connection.asked is None:
+            return None
+        if now - connection.sent_ns >= settings.total_ns:
             return "timeout_total", _after(settings.total_ns)
-        return self._silent(connection, now) if now > connection.deadline_ns else None
+        return self._silent(connection, now)
 
     def _silent(self, connection: Connection, now: int) -> Verdict | None:
         """Bytes are no progress: keep-alive comments or role chunks may come for ever."""
         settings = self.settings
-        last = last_content_ns(self._wire, bytes(connection.raw), connection.reads)
+        heard = connection.heard(closed=False)
+        last = last_content_ns(self._wire, heard.raw, heard.reads)
         if last is None:
-            if now - connection.sent_ns > settings.first_token_ns:
-                return "timeout_first_token", _after(settings.first_token_ns)
-            connection.deadline_ns = connection.sent_ns + settings.first_token_ns
-            return None
-        if now - last > settings.between_tokens_ns:
-            return "stalled", _after(settings.between_tokens_ns)
-        connection.deadline_ns = last + settings.between_tokens_ns
-        return None
+            deadline = connection.sent_ns + settings.first_token_ns
+            late = "timeout_first_token", _after(settings.first_token_ns)
+        else:
+            deadline = last + settings.between_tokens_ns
+            late = "stalled", _after(settings.between_tokens_ns)
+        connection.deadline_ns = min(deadline, connection.sent_ns + settings.total_ns)
+        return late if now >= deadline else None
 
 
 def _after(ns: int) -> str:

@@ -10,7 +10,8 @@ import ssl
 import time
 from collections.abc import Mapping
 
-from servescope.client.address import Address
+from servescope.client.address import Address, connect, tunnel_to
+from servescope.client.proxy import Tunnel, handshake
 from servescope.protocols import ProtocolFault
 from servescope.protocols.http1 import BodyReader, Head, parse_head
 
@@ -32,12 +33,15 @@ def exchange(
     Raises OSError, also for what is no HTTP answer.
     """
     until_s = time.monotonic() + timeout_s
-    lines = [f"{method} {path} HTTP/1.1", f"Host: {address.netloc}"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
+    lines = [address.request_line(method, path), f"Host: {address.netloc}"]
+    sent = {**headers, **address.hop_headers}
+    lines += [f"{name}: {value}" for name, value in sent.items()]
     lines += [f"Content-Length: {len(body)}"] if body or method == "POST" else []
-    where = (address.host, address.port)
-    with socket.create_connection(where, timeout_s) as plain:
+    tunnel = tunnel_to(address)
+    with connect(address, timeout_s) as plain:
         sock = plain
+        if tunnel is not None:
+            _pass(sock, tunnel, until_s)
         if context is not None:
             sock = context.wrap_socket(plain, server_hostname=address.host)
         with sock:
@@ -46,6 +50,19 @@ def exchange(
                 return _receive(sock, until_s)
             except ProtocolFault as fault:
                 raise ConnectionError(str(fault)) from None
+
+
+def _pass(sock: socket.socket, tunnel: Tunnel, until_s: float) -> None:
+    """Go through a proxy."""
+    talk = handshake(tunnel)
+    try:
+        said = next(talk)
+        while True:
+            sock.settimeout(max(0.001, until_s - time.monotonic()))
+            sock.sendall(said)
+            said = talk.send(sock.recv(65536))
+    except StopIteration:
+        return
 
 
 def _receive(sock: socket.socket, until_s: float) -> tuple[int, bytes]:

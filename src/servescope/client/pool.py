@@ -5,7 +5,10 @@ from __future__ import annotations
 import select
 
 from servescope.client.feed import Settings
-from servescope.client.http import Connection, tls_context
+from servescope.client.http import Connection
+from servescope.client.spool import Spool
+from servescope.client.tls import tls_context
+from servescope.client.watch import Watch
 
 READABLE = select.EPOLLIN | select.EPOLLRDHUP
 CLOSES_AT_ONCE_NS = 50_000_000
@@ -15,15 +18,22 @@ CLOSES_AT_ONCE_NS = 50_000_000
 class Pool:
     """All connections by their descriptors, and those that are free for a request."""
 
-    def __init__(self, settings: Settings, epoll: select.epoll) -> None:
-        self.settings, self.epoll = settings, epoll
+    def __init__(self, settings: Settings, epoll: select.epoll, spool: Spool, watch: Watch) -> None:
+        self.settings, self.epoll, self.spool, self.watch = settings, epoll, spool, watch
         self.context = (
-            tls_context(settings.ca_file, verify=settings.verify) if settings.tls else None
+            tls_context(
+                settings.ca_file,
+                verify=settings.verify,
+                client_cert=settings.client_cert,
+                client_key=settings.client_key,
+            )
+            if settings.tls
+            else None
         )
         self.open: dict[int, Connection] = {}
         self.idle: list[Connection] = []
-        self.single_use = False
-        """The server closes after each answer, whatever it says."""
+        self.single_use = not settings.keep_alive
+        """We close after each answer, or the server does, whatever it says."""
         self.announces = False
         """The server says `Keep-Alive` when it will; then it closes when it does not say so, and a
         close says nothing about the request that crossed it."""
@@ -36,13 +46,16 @@ class Pool:
 
     def connect(self) -> Connection:
         """Begin a new connection. Raises OSError."""
-        connection = Connection(self.settings, self.context)
+        connection = Connection(self.settings, self.context, self.spool)
         self.open[connection.fd] = connection
+        self.watch.look(connection, connection.begun_ns + self.settings.connect_ns)
         self.epoll.register(connection.fd, READABLE | select.EPOLLOUT)
         return connection
 
     def connect_spare(self) -> None:
-        """Begin one for a request to come."""
+        """Begin one for a request to come, if it may be taken by it."""
+        if not self.settings.keep_alive:
+            return
         try:
             self.connect()
         except OSError:
@@ -51,7 +64,7 @@ class Pool:
     def keeps_alive(self) -> bool:
         """Whether the server has answered, or begun to, on a connection that was used before."""
         if not self._reused:
-            self._reused = any(one.used and one.raw for one in self.open.values())
+            self._reused = any(one.used and one.length for one in self.open.values())
         return self._reused
 
     def take(self) -> Connection | None:
@@ -80,6 +93,7 @@ class Pool:
         del self.open[connection.fd]
         self.epoll.unregister(connection.fd)
         connection.sock.close()
+        self.watch.forget(connection)
 
     def closed_idle(self, connection: Connection, at: int, *, replace: bool) -> None:
         """The server closed a connection that carried nothing."""

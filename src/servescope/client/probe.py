@@ -73,8 +73,7 @@ class Dialogue:
         self.address, self.timeout_s = address, timeout_s
         self._context = context
         self.headers = {"User-Agent": "servescope (probe)", "Accept-Encoding": "identity"}
-        known = (key, address.basic, address.phrase)
-        self.secrets = [secret for secret in known if secret is not None and secret.value]
+        self.secrets = [*([] if key is None else [key]), *address.secrets]
         self.key = key
         if key is not None:
             self.headers["Authorization"] = f"Bearer {key.value}"

@@ -11,18 +11,21 @@ from servescope.client import wire
 if TYPE_CHECKING:
     from servescope.client.counters import Counters
     from servescope.client.feed import Pending
+    from servescope.client.http import Connection
+
+
+MOST_AT_ONCE = 16
+"""Exchanges written between two turns of the loop; each takes some 30 us."""
 
 
 class Heard(NamedTuple):
     """What came of a request."""
 
-    sent_ns: int
     reads: array[int]
-    raw: bytearray
-
-
-NOTHING = Heard(-1, array("q"), bytearray())
-"""Of one that was never sent."""
+    """Pairs (time, bytes received so far)."""
+    raw: bytes
+    closed: bool
+    """The server closed the connection."""
 
 
 class Spool:
@@ -30,21 +33,43 @@ class Spool:
 
     def __init__(self, fd: int, counters: Counters) -> None:
         self._fd, self._counters = fd, counters
-        self._ended: list[tuple[tuple[int, ...], str, array[int], bytearray]] = []
+        self._ended: list[tuple[tuple[int, ...], str, array[int], bytes | bytearray]] = []
+        self._size = 0
 
-    def add(self, asked: Pending, fate: str, detail: str, at: int, heard: Heard = NOTHING) -> None:
-        """An exchange ended at `at`."""
+    def add(
+        self, asked: Pending, fate: str, detail: str, at: int, heard: Connection | None = None
+    ) -> None:
+        """An exchange ended at `at`; `heard` holds what came of it, if it was sent."""
+        sent_ns = -1 if heard is None else heard.sent_ns
         numbers = (
             *(asked.request, wire.FATES.index(fate), asked.attempts, asked.due_ns),
-            *(heard.sent_ns, asked.connect_ns, asked.held_ns, at),
+            *(sent_ns, asked.connect_ns, asked.held_ns, at),
         )
-        self._ended.append((numbers, detail, heard.reads, heard.raw))
+        reads, raw = (array("q"), b"") if heard is None else (heard.reads, heard.raw)
+        self._ended.append((numbers, detail, reads, raw))
         self._counters.finished += 1
 
-    def write(self) -> None:
-        """Write what has ended to the file."""
-        for exchange in self._ended:
-            frame = memoryview(wire.pack_exchange(*exchange))
-            while frame:
-                frame = frame[os.write(self._fd, frame) :]
-        self._ended.clear()
+    def write(self, *, everything: bool = False) -> None:
+        """Write some of what has ended to the file: when many end at once, reading must go on."""
+        while self._ended:
+            for exchange in self._ended[:MOST_AT_ONCE]:
+                self._write(wire.pack_exchange(*exchange))
+            del self._ended[:MOST_AT_ONCE]
+            if not everything:
+                return
+
+    def part(self, request: int, reads: array[int], raw: bytes | bytearray) -> tuple[int, int]:
+        """Write a part of an exchange that goes on; where it lies: position and length."""
+        numbers = (request, wire.PART, 0, 0, 0, 0, 0, 0)
+        return self._write(wire.pack_exchange(numbers, "", reads, raw))
+
+    def _write(self, frame: bytes) -> tuple[int, int]:
+        at, rest = self._size, memoryview(frame)
+        while rest:
+            rest = rest[os.write(self._fd, rest) :]
+        self._size += len(frame)
+        return at, len(frame)
+
+    def read(self, place: tuple[int, int]) -> wire.Exchange:
+        """A part that was written before."""
+        return wire.unpack_exchange(os.pread(self._fd, place[1], place[0]))

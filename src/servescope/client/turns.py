@@ -43,10 +43,13 @@ class Turns:
                 think_ns=self._think_ns if turn.think_ns < 0 else turn.think_ns,
             )
 
-    def ended(self, asked: Pending, fate: str, heard: Heard, at: int) -> bool:
-        """A turn ended at `at`; whether its user goes on with the next one of the session."""
+    def ended(self, asked: Pending, heard: Heard | None, at: int) -> bool:
+        """A turn ended at `at`; whether its user goes on with the next one of the session.
+
+        `heard` is the response, if it ended well.
+        """
         turn = Turn(asked.session, asked.turn, bool(asked.last))
-        return self._sessions.ended(turn, at, self._answer(fate, heard), asked.user)
+        return self._sessions.ended(turn, at, self._answer(heard), asked.user)
 
     def give_up(self, *, everything: bool) -> list[Pending]:
         """Turns that will never be due; with `everything`, also those whose session never began."""
@@ -55,11 +58,11 @@ class Turns:
             self._feed.taken(turn)
         return lost
 
-    def _answer(self, fate: str, heard: Heard) -> bytes | None:
+    def _answer(self, heard: Heard | None) -> bytes | None:
         """The text of an answer that ended well, as it stands inside a JSON string."""
-        if fate not in ("ended", "closed"):
+        if heard is None:
             return None
-        reading = read(self._wire, bytes(heard.raw), heard.reads, closed=fate == "closed")
+        reading = read(self._wire, heard.raw, heard.reads, closed=heard.closed)
         return json.dumps("".join(reading.said))[1:-1].encode() if reading.whole else None
 
     def _ready(self, turn: Pending, due: int, user: int, answers: list[bytes]) -> None:

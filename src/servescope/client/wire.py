@@ -64,7 +64,9 @@ FATES = (
     "overrun",
     "too_large",
     "cancelled",
+    "part",  # bytes of an exchange that goes on: its rest follows under the same number
 )
+PART = FATES.index("part")
 
 
 class Exchange(NamedTuple):
@@ -111,6 +113,16 @@ def unpack_exchange(frame: bytes) -> Exchange:
     )
 
 
+def join(parts: list[Exchange], last: Exchange) -> Exchange:
+    """The whole exchange of which these parts came before its end."""
+    if not parts:
+        return last
+    reads = array("q")
+    for part in (*parts, last):
+        reads.extend(part.reads)
+    return last._replace(reads=reads, raw=b"".join(part.raw for part in (*parts, last)))
+
+
 # --- the shared page ------------------------------------------------------------------------------
 
 PAGE_BYTES = 4096
@@ -128,7 +140,9 @@ LAG_BINS = 256
     KERNEL_CLOCK,  # 1 when times come from the kernel
     CLOCK_STEPS,
     LAG_MAX_NS,
-) = range(11)
+    WAITING_NS,  # ready to run, while others had the core
+    BEHIND_NS,  # the loop was late, or did not run at all
+) = range(13)
 LAG = 64
 """First slot of the lag histogram."""
 

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import mmap
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -26,9 +27,10 @@ from servescope.client import wire
 from servescope.client.clock import punch_hole
 from servescope.client.feed import Settings
 from servescope.errors import ServescopeError
+from servescope.stats import lower_rank
 
 START_AHEAD_NS = 5_000_000
-POLL_S = 0.02
+POLL_S = 0.1
 MOST_AT_ONCE = 64
 """Exchanges read before the next process, an interrupt and the progress have their turn."""
 DRAIN_S = 5.0
@@ -45,9 +47,17 @@ class Health:
     worker: int
     cpu_ratio: float
     """Share of one core."""
+    waiting_ratio: float
+    """Share of the time that it was ready to run while others had the core; 0 where unknown."""
+    turns: int
+    """Turns of the loop that read something; the three lags are of these."""
     lag_p99_s: float
     """How late the loop read what the kernel had; 99 % of turns were quicker."""
+    lag_p99_low_s: float
+    """Lower end of that figure's 95 % interval: a few turns are no evidence."""
     lag_max_s: float
+    behind_ratio: float
+    """Share of the time in which the loop was more than 1 ms late, as far as it could tell."""
     kernel_clock: bool
     """The kernel stamped the times, so that the loop's own lateness is not in them."""
     clock_steps: int
@@ -74,6 +84,8 @@ class Worker:
         self._page = memoryview(mmap.mmap(self._page_file.fileno(), wire.PAGE_BYTES)).cast("q")
         self._spool: BinaryIO = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115
         self._read = self._freed = 0
+        self._parts: dict[int, list[tuple[int, int]]] = {}
+        """Where in the spool the parts of exchanges lie that have not ended."""
         descriptors = (self._page_file.fileno(), self._spool.fileno())
         self.process = subprocess.Popen(
             [
@@ -88,6 +100,8 @@ class Worker:
             pass_fds=descriptors,
             start_new_session=True,  # ctrl-C is for us; we tell the process what to do
         )
+        self.ended_fd = os.pidfd_open(self.process.pid)
+        """Readable once the process has ended."""
         self._write(json.dumps(dataclasses.asdict(settings)).encode() + b"\n")
 
     def _write(self, data: bytes) -> bool:
@@ -145,26 +159,39 @@ class Worker:
             frame = os.pread(fd, length, self._read)
             if len(frame) < length:
                 return
-            self._read += length
-            yield wire.unpack_exchange(frame)
+            place, self._read = (self._read, length), self._read + length
+            exchange = wire.unpack_exchange(frame)
+            if exchange.fate == "part":
+                self._parts.setdefault(exchange.request, []).append(place)
+                continue
+            places = self._parts.pop(exchange.request, [])
+            parts = [wire.unpack_exchange(os.pread(fd, size, at)) for at, size in places]
+            yield wire.join(parts, exchange)
             self._give_back_space()
 
     def _give_back_space(self) -> None:
         """Free the part of the spool that has been read; a system that cannot keeps it longer."""
-        if self._read - self._freed >= FREE_BYTES:
-            punch_hole(self._spool.fileno(), self._freed, self._read - self._freed)
-            self._freed = self._read
+        oldest = next(iter(self._parts.values()), None)
+        done = self._read if oldest is None else oldest[0][0]
+        if done - self._freed >= FREE_BYTES:
+            punch_hole(self._spool.fileno(), self._freed, done - self._freed)
+            self._freed = done
 
     def health(self) -> Health:
         """What the process says of itself, after it has ended."""
         page = self._page
         wall = page[wire.WALL_NS]
         status = self.process.wait()
+        lag = Lag(page[wire.LAG : wire.LAG + wire.LAG_BINS].tolist())
         return Health(
             worker=self.number,
             cpu_ratio=page[wire.CPU_NS] / wall if wall else 0.0,
-            lag_p99_s=_quantile(page[wire.LAG : wire.LAG + wire.LAG_BINS].tolist(), 0.99) / 1e9,
+            waiting_ratio=min(1.0, page[wire.WAITING_NS] / wall) if wall else 0.0,
+            turns=lag.turns,
+            lag_p99_s=lag.quantile_ns(0.99) / 1e9,
+            lag_p99_low_s=lag.surely_ns(0.99) / 1e9,
             lag_max_s=page[wire.LAG_MAX_NS] / 1e9,
+            behind_ratio=min(1.0, page[wire.BEHIND_NS] / wall) if wall else 0.0,
             kernel_clock=bool(page[wire.KERNEL_CLOCK]),
             clock_steps=page[wire.CLOCK_STEPS],
             exit_status=status,
@@ -174,7 +201,9 @@ class Worker:
         """The end of its standard error."""
         assert self.process.stderr is not None  # noqa: S101 (for the type checker)
         text = self.process.stderr.read().decode(errors="replace").strip()
-        return text.rpartition("\n")[2]
+        status = self.process.returncode or 0
+        by = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+        return text.rpartition("\n")[2] or by
 
     def kill(self) -> None:
         """End the process if it still runs."""
@@ -185,18 +214,34 @@ class Worker:
     def close(self) -> None:
         """Give everything back."""
         self.end_feed()
+        os.close(self.ended_fd)
         for stream in (self._spool, self._page_file, self.process.stderr):
             if stream is not None:
                 stream.close()
 
 
-def _quantile(counts: list[int], q: float) -> int:
-    wanted, seen = q * sum(counts), 0
-    for index, count in enumerate(counts):
-        seen += count
-        if count and seen >= wanted:
-            return wire.lag_of_bin(index)
-    return 0
+class Lag:
+    """The histogram of the loop's lag on a page."""
+
+    def __init__(self, counts: list[int]) -> None:
+        self._counts = counts
+        self.turns = sum(counts)
+
+    def quantile_ns(self, q: float) -> int:
+        """Upper edge of the bin that quantile `q` is in; 0 where there is none."""
+        return self._at(q * self.turns)
+
+    def surely_ns(self, q: float) -> int:
+        """The least that quantile `q` may be, by its 95 % interval."""
+        return self._at(lower_rank(self.turns, q) or 0)
+
+    def _at(self, rank: float) -> int:
+        seen = 0
+        for index, count in enumerate(self._counts):
+            seen += count
+            if count and seen >= rank > 0:
+                return wire.lag_of_bin(index)
+        return 0
 
 
 class Workers:
@@ -206,6 +251,7 @@ class Workers:
         """Process k of `count` goes to target k mod n of the n."""
         self.workers: list[Worker] = []
         self._feeders: list[threading.Thread] = []
+        self._ends = select.poll()
         try:
             for k in range(count):
                 settings = share(targets[k % len(targets)], k, count)
@@ -232,6 +278,7 @@ class Workers:
         at_ns = time.monotonic_ns() + START_AHEAD_NS
         for worker in self.workers:
             worker.start(at_ns)
+            self._ends.register(worker.ended_fd, select.POLLIN)
         return at_ns
 
     def exchanges(self) -> Iterator[tuple[int, wire.Exchange | None]]:
@@ -252,7 +299,12 @@ class Workers:
                 return
             yield -1, None
             if not came:
-                time.sleep(POLL_S)
+                self._wait()
+
+    def _wait(self) -> None:
+        """A moment, cut short where a process ends."""
+        for fd, _ in self._ends.poll(POLL_S * 1e3):
+            self._ends.unregister(fd)
 
     def live(self) -> Live:
         """Counters of all processes together."""

@@ -123,7 +123,7 @@ class WireProtocol(msgspec.Struct, frozen=True):
 
     def decoder(self) -> StreamDecoder:
         """A fresh decoder for one stream, of server-sent events that `decode` reads."""
-        return EventDecoder(self.decode)
+        return EventDecoder(self.decode, alone=True)
 
     def decode_whole(self, body: bytes) -> Event:
         """An answer that was not streamed. Raises ProtocolFault."""

@@ -51,22 +51,33 @@ class LineStream:
 class EventDecoder:
     """Events of one stream; `decode` turns the JSON of one event into its meaning.
 
-    They are server-sent events unless `frames` cuts the stream otherwise.
+    They are server-sent events unless `frames` cuts the stream otherwise. `alone` says that an
+    event means the same whatever came before it, and that the text in it is only passed on.
     """
 
     def __init__(
-        self, decode: Callable[[bytes], Event], frames: sse.EventStream | LineStream | None = None
+        self,
+        decode: Callable[[bytes], Event],
+        frames: sse.EventStream | LineStream | None = None,
+        *,
+        alone: bool = False,
     ) -> None:
         self._decode = decode
         self._frames = frames or sse.EventStream()
+        self.alone = alone
 
     def feed(self, data: bytes) -> list[Event]:
         """Events completed by `data`. Raises ProtocolFault."""
-        return [self._event(frame) for frame in self._frames.feed(data)]
+        return list(map(self._event, self._frames.feed(data)))
 
     def close(self) -> list[Event]:
         """Events completed by the end of the body. Raises ProtocolFault."""
         return [self._event(frame) for frame in self._frames.close()]
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it would read events from here on as a new one would."""
+        return self.alone and isinstance(self._frames, sse.EventStream) and self._frames.fresh
 
     @property
     def stray(self) -> bytes:
@@ -74,9 +85,10 @@ class EventDecoder:
         return getattr(self._frames, "stray", b"")
 
     def _event(self, data: bytes) -> Event:
-        if data.strip() == b"[DONE]":
+        said = data.strip()
+        if said == b"[DONE]":
             return Event(end=True)
-        if not data.strip():
+        if not said:
             return Event()  # an empty event keeps a connection alive
         return decode_json(self._decode, data)
 
@@ -102,13 +114,13 @@ def _without_counts(data: bytes) -> bytes:
 
 def error_words(*said: Any) -> str | None:  # noqa: ANN401 (whatever JSON the server sent)
     """The server's own words in the first error object that is there, if one is."""
-    error = next((one for one in said if one is not None), None)
-    if error is None:
-        return None
-    if isinstance(error, dict):
-        message = error.get("message") or error.get("detail")
-        return str(message) if message else msgspec.json.encode(error).decode()
-    return str(error)
+    for error in said:
+        if isinstance(error, dict):
+            message = error.get("message") or error.get("detail")
+            return str(message) if message else msgspec.json.encode(error).decode()
+        if error is not None:
+            return str(error)
+    return None
 
 
 def event(data: bytes) -> bytes:

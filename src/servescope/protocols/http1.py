@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from functools import lru_cache
 
 import msgspec
 
@@ -14,6 +15,8 @@ MAX_LINE_BYTES = 64 << 10
 MAX_BODY_BYTES = 64 << 20
 MAX_RATIO, RATIO_FREE_BYTES = 256, 1 << 20
 """A compressed body may grow by this factor; the first megabyte of it, by any."""
+LOWER, UPPER = b"%x\r\n", b"%X\r\n"
+"""How servers write the size of a chunk."""
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -84,6 +87,7 @@ def _end_of_head(data: bytes | bytearray, start: int) -> tuple[int, int]:
     return (crlf, crlf + 3) if lf < 0 else (lf, lf + 2)
 
 
+@lru_cache(maxsize=1 << 6)  # a server sends the same one for a second, until its Date changes
 def _head(text: bytes, size: int) -> Head:
     first, *lines = (line.removesuffix(b"\r") for line in text.split(b"\n"))
     version, _, rest = first.partition(b" ")
@@ -115,10 +119,11 @@ class BodyReader:
     """Takes the framing (chunks, length, end by close) and the compression off a body."""
 
     def __init__(self, head: Head) -> None:
-        self.ended = head.length == 0
+        codings = head.transfer_codings
+        self._unframe = Chunks() if codings[-1:] == ["chunked"] else None
         self._left = head.length
-        self._unframe = Chunks() if head.chunked else None
-        if other := [coding for coding in head.transfer_codings if coding != "chunked"]:
+        self.ended = self._left == 0
+        if other := [coding for coding in codings if coding != "chunked"]:
             message = f"transfer coding {other[0][:40]!r} was not asked for"
             raise ProtocolFault("protocol", message)
         coding = head.headers.get("content-encoding", "identity").lower().strip()
@@ -142,6 +147,13 @@ class BodyReader:
             self._left -= len(data)
             self.ended = self._left == 0
         return data if self._inflate is None else self._decompress(data)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it would read what follows as a new one would, and as often as it likes."""
+        if self._inflate is not None or self.ended:
+            return False
+        return self._left is None if self._unframe is None else self._unframe.fresh
 
     def close(self) -> None:
         """The connection was closed by the server: the end of a body that states no length."""
@@ -169,6 +181,19 @@ class BodyReader:
         return content
 
 
+@lru_cache(maxsize=1 << 12)
+def chunk_line(size: int, form: bytes) -> bytes:
+    """The first line of a chunk of `size` bytes with this line and all; a lone LF: none is so.
+
+    `form` is LOWER or UPPER.
+    """
+    for digits in range(1, 7):
+        line = form % max(0, size - digits - 4)
+        if len(line) == digits + 2 and size > digits + 4:
+            return line
+    return b"\n"
+
+
 class Chunks:
     """The chunked transfer coding, strictly (RFC 9112, section 7.1)."""
 
@@ -179,8 +204,16 @@ class Chunks:
         """Bytes of the current chunk still to come, its CRLF included."""
         self._trailers = False
 
+    @property
+    def fresh(self) -> bool:
+        """Whether a chunk begins here."""
+        return not (self._need or self._rest or self._trailers or self.ended)
+
     def feed(self, data: bytes) -> bytes:
         """The content in `data`. Raises ProtocolFault."""
+        opening = chunk_line(len(data), LOWER)
+        if data.startswith(opening) and data.endswith(b"\r\n") and self.fresh:
+            return data[len(opening) : -2]  # one whole chunk, as most reads are
         out: list[bytes] = []
         at, size = 0, len(data)
         if not self._need and self._rest:

@@ -130,7 +130,7 @@ class _Decoder(EventDecoder):
     """Events of one stream, whose end may be that of the body."""
 
     def __init__(self) -> None:
-        super().__init__(self._chunk)
+        super().__init__(self._chunk, alone=True)
         self._ends_with_body = False
 
     def close(self) -> list[Event]:

@@ -93,8 +93,9 @@ class OpenAIChat(WireProtocol, frozen=True, tag="openai-chat"):
                 said = delta.content if isinstance(delta.content, str) else _joined(delta.content)
                 event.text = said or delta.refusal or ""
                 event.reasoning = delta.reasoning_content or delta.reasoning or ""
-                calls = [call.function for call in delta.tool_calls or ()]
-                event.tool = "".join(map(_tool_text, [*calls, delta.function_call]))
+                if delta.tool_calls or delta.function_call:
+                    calls = [call.function for call in delta.tool_calls or ()]
+                    event.tool = "".join(map(_tool_text, [*calls, delta.function_call]))
             _openai.finish(event, choice.finish_reason)
         return event
 

@@ -135,7 +135,7 @@ class OpenAIResponses(WireProtocol, frozen=True, tag="openai-responses"):
 
     def decoder(self) -> EventDecoder:
         """A fresh decoder for one stream; its events look different from an answer in one piece."""
-        return EventDecoder(_piece)
+        return EventDecoder(_piece, alone=True)
 
     def decode(self, data: bytes) -> Event:
         """An answer that was not streamed."""

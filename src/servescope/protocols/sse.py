@@ -30,8 +30,17 @@ class EventStream:
         self.stray = b""
         """The last of what is no event: lines of no known field, or a piece of one at the end."""
 
+    @property
+    def fresh(self) -> bool:
+        """Whether an event begins here."""
+        return not (self._size or self._data or self._skip_lf or self._at_start)
+
     def feed(self, data: bytes) -> list[bytes]:
         """Data of every event that `data` completes. Raises ProtocolFault('too_large')."""
+        end = data.find(b"\n")
+        whole = end == len(data) - 2 and data.startswith(b"data: ") and data.endswith(b"\n")
+        if whole and b"\r" not in data and end <= MAX_EVENT_BYTES and self.fresh:
+            return [data[6:end]]  # one event, as most pieces are
         data = self._normalise(data)
         if b"\n" not in data:
             self._keep(data)

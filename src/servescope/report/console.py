@@ -23,8 +23,13 @@ from servescope.units import format_seconds, three_digits
 
 WIDTH = 100
 MOST_REASONS = 8
-MERGED_SHOWN = 0.01
-"""Above this share of chunks that came out of one read with the next, the table says so."""
+SPREAD_SHOWN_S = 1e-3
+"""A burst that took longer than this to send is said to have."""
+CLOCKS = {
+    "kernel": ", times from the kernel",
+    "user": ", times from user space: the lag is in them",
+    None: "",
+}
 LATENCIES = (
     ("ttft_s", "TTFT"),
     ("ttfo_s", "first output token"),
@@ -103,6 +108,8 @@ def _print_stage(console: Console, summary: Summary, stage: StageSummary) -> Non
         console.print(_overview(rows, "target"))
     if any(getattr(figure, "estimated", False) for figure in stage.figures.values()):
         console.print(Text("~ estimated: the server did not count each chunk's tokens", "dim"))
+    for said in _measured_how(stage):
+        console.print(Text(said, "dim"))
     for bound in stage.slo:
         value = "not measured" if bound.value is None else format_seconds(bound.value)
         verdict = ("met", "green") if bound.met else ("missed", "bold red")
@@ -163,10 +170,6 @@ def _rates(stage: StageSummary) -> Table:
         ("in flight, mean", _number(concurrency.get("mean"))),
         ("in flight, most", _number(concurrency.get("max"))),
     ]
-    merged = figures.get("merged_reads_ratio") or 0.0
-    if merged > MERGED_SHOWN:
-        cells.append(("tokens timed with the next", f"{merged:.1%}"))
-        cells.append(("", ""))
     if "goodput_ratio" in figures:
         ratio = figures["goodput_ratio"]
         cells.append(("goodput, requests/s", _number(goodput)))
@@ -200,6 +203,29 @@ def _row(label: str, found: Any, show: Any) -> list[str]:  # noqa: ANN401 (a fig
     shown = msgspec.to_builtins(found)
     mark = " ~" if shown.get("estimated") else ""
     return [label + mark, *(show(shown[name]) for name in STATISTICS)]
+
+
+def _measured_how(stage: StageSummary) -> Iterable[str]:
+    """What the load generator says of itself, and of the times that it took."""
+    merged, ours = stage.figures.get("merged_reads_ratio"), stage.generator
+    if merged:
+        yield (
+            f"~ {three_digits(merged * 100)} % of the chunks came out of one read with the chunk "
+            "before: their times are upper bounds"
+        )
+    if ours.together and (ours.spread_s or 0.0) > SPREAD_SHOWN_S:
+        each = format_seconds((ours.spread_s or 0.0) / (ours.together - 1))
+        yield (
+            f"{ours.together:,} requests due at one instant were sent over "
+            f"{format_seconds(ours.spread_s or 0.0)}, one each {each}"
+        )
+    if ours.cpu_ratio:
+        many = "process" if len(ours.cpu_ratio) == 1 else "processes"
+        used = ", ".join(f"{ratio:.0%}" for ratio in ours.cpu_ratio[:MOST_REASONS])
+        yield (
+            f"load generator: {len(ours.cpu_ratio)} {many}, {used} of a core, loop lag P99 "
+            f"{format_seconds(ours.lag_p99_s or 0.0)}{CLOCKS[ours.clock]}"
+        )
 
 
 def _overview(rows: Sequence[tuple[str, StageSummary | TargetSummary]], what: str) -> Table:

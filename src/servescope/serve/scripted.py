@@ -187,7 +187,7 @@ class ScriptedServer:
             writer.close()
 
     async def _answer(self, request: Request, peer: Peer) -> None:
-        if request.headers.get("host", "").rpartition(":")[0] not in LOOPBACK:
+        if request.headers.get("host", "").partition(":")[0] not in LOOPBACK:
             await peer.whole(403, b'{"detail":"want a request to 127.0.0.1 or localhost"}')
         elif request.path == "/v1/models":
             await peer.whole(200, self.models)

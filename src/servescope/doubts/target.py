@@ -1,41 +1,24 @@
-"""Reasons not to believe a figure: a closed list, each with its number and with advice.
-
-A doubt is about the measurement or about what the figures can mean, not about whether the server is
-fast. None is ever suppressed; so none may cry wolf: each check says when it cannot tell, and
-is silent then.
-"""
+"""Doubts about the target and its answers: drift, errors, lengths, counts, and what was offered."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 
 from servescope import metrics, token_times
+from servescope.doubts.facts import REMEDIES, Doubt, StageFacts, percent
 from servescope.records import ABSENT, ANSWERED, CANCELLED, OUTCOMES, TRUNCATED
 from servescope.stats import PERCENTILES, Distribution, distribution, samples_needed
 from servescope.units import format_seconds, three_digits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-    from servescope.records import Columns, Sample
+    from servescope.records import Columns
 
-KINDS = (
-    "client_limited",
-    "not_stationary",
-    "too_few",
-    "errors",
-    "lengths_missed",
-    "chunked",
-    "counted_locally",
-    "not_offered",
-)
-LATE_S, LATE_SHARE_OF_GAP = 1e-3, 0.01
-BUSY_RATIO, LAG_S = 0.9, 5e-3
 DRIFT_RATIO, DRIFT_FEWEST = 0.2, 20
 ERRORS_RATIO = 0.01
 INPUT_MISS_RATIO = 0.01
@@ -44,124 +27,8 @@ OFFERED_RATIO, STRETCH_S = 0.99, 0.1
 """An offered rate is too low below this ratio, if sending also took so much longer than due."""
 
 
-class Doubt(msgspec.Struct, frozen=True, kw_only=True):
-    """One reason to distrust a figure."""
-
-    kind: str
-    """One of `KINDS`."""
-    message: str
-    value: float | None = None
-    """The number behind it, in the unit that the message names."""
-    limit: float | None = None
-    """What the number should have kept to."""
-    advice: str = ""
-
-
-class StageFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the user asked of a stage: a doubt's limits and advice depend on it."""
-
-    label: str
-    """The load as the user would write it: 'poisson:4'."""
-    open: bool
-    """Open loop: requests have due times of their own."""
-    rate: float | None = None
-    """Constant mean rate of an open load in requests per second; None where it has none."""
-    users: int | None = None
-    """Users of a closed load."""
-    planned: int | None = None
-    """Requests that the load would offer; None for a closed load that ends by duration."""
-    max_concurrency: int | None = None
-    """A declared cap on requests in flight."""
-    interrupted: bool = False
-    """The user ended the run early."""
-    streamed: bool = True
-    """Answers were asked for in pieces."""
-
-    @property
-    def constant(self) -> bool:
-        """Whether the stage asks for the same load from its start to its end."""
-        return self.rate is not None if self.open else self.users is not None
-
-
-def doubts(
-    stage: StageFacts, columns: Columns, figures: Mapping[str, Any], samples: Sequence[Sample]
-) -> list[Doubt]:
-    """Every doubt about one stage, in the order of `KINDS`.
-
-    `columns` holds every request of the stage, `figures` what `metrics.figures` made of them.
-    Of `samples` those of source `loop` are read (cpu_ratio, lag_p99_s; one a load process).
-    """
-    found = (
-        _client_limited(stage, columns, samples),
-        _not_stationary(stage, columns),
-        _too_few(figures),
-        _errors(stage, columns),
-        _output_lengths_missed(columns),
-        _input_lengths_missed(columns),
-        _chunked(columns) if stage.streamed else None,
-        _counted_locally(columns),
-        _not_offered(stage, columns),
-    )
-    return [doubt for doubt in found if doubt is not None]
-
-
-def _client_limited(stage: StageFacts, columns: Columns, samples: Sequence[Sample]) -> Doubt | None:
-    reasons = list(_generator_reasons(stage, columns, samples))
-    if not reasons:
-        return None
-    _, value, limit = reasons[0]
-    told = "; ".join(message for message, _, _ in reasons)
-    return Doubt(
-        kind="client_limited",
-        message=f"the load generator was a limit itself: {told}",
-        value=value,
-        limit=limit,
-        advice=_faster_generator(stage),
-    )
-
-
-def _generator_reasons(
-    stage: StageFacts, columns: Columns, samples: Sequence[Sample]
-) -> Iterator[tuple[str, float, float]]:
-    late = distribution(token_times.generator_delay_s(columns))
-    limit = max(LATE_S, LATE_SHARE_OF_GAP * _mean_gap_s(stage, columns))
-    if late is not None and late.p99 > limit:
-        told = f"it sent requests {format_seconds(late.p99)} late (P99), above"
-        yield f"{told} {format_seconds(limit)}", late.p99, limit
-    busy = _worst(columns, samples, "cpu_ratio")
-    if busy is not None and busy > BUSY_RATIO:
-        told = f"a load process used {busy:.0%} of a core, above {BUSY_RATIO:.0%}"
-        yield told, busy, BUSY_RATIO
-    lag = _worst(columns, samples, "lag_p99_s")
-    if lag is not None and lag > LAG_S:
-        told = f"its event loop lagged {format_seconds(lag)} (P99), above {format_seconds(LAG_S)}"
-        yield told, lag, LAG_S
-
-
-def _faster_generator(stage: StageFacts) -> str:
-    spread = "spread the load over more processes (--workers), or move it to an idle machine"
-    if stage.open and stage.rate is None:
-        return f"requests that are due together cannot leave together: {spread}"
-    if stage.open:
-        return f"{spread}; the from-due latencies contain the delay, the others do not"
-    return f"{spread}; a late generator offers less load than {stage.label} promises"
-
-
-def _mean_gap_s(stage: StageFacts, columns: Columns) -> float:
-    if stage.open and stage.rate:
-        return 1 / stage.rate
-    sent = columns.sent_ns[columns.sent_ns != ABSENT]
-    return float(np.ptp(sent)) / 1e9 / (len(sent) - 1) if len(sent) > 1 else 0.0
-
-
-def _worst(columns: Columns, samples: Sequence[Sample], name: str) -> float | None:
-    """The largest reading of any load process in this stage."""
-    stage = str(columns.stage[0]) if len(columns) else None
-    loop = (s for s in samples if s.source == "loop" and s.labels.get("stage", stage) == stage)
-    return max((s.value for s in loop if s.name == name), default=None)
-
-
-def _not_stationary(stage: StageFacts, columns: Columns) -> Doubt | None:
+def not_stationary(stage: StageFacts, columns: Columns) -> Doubt | None:
+    """The load was constant, and latency drifted."""
     answered = columns.answered()
     e2e = token_times.per_request(answered)["e2e_s"]
     e2e = e2e[np.argsort(answered.sent_ns, kind="stable")]
@@ -201,7 +68,8 @@ def _steadier(stage: StageFacts, drift: float) -> str:
     return "the target became slower: run longer, and look for throttling or a full KV cache"
 
 
-def _too_few(figures: Mapping[str, Any]) -> Doubt | None:
+def too_few(figures: Mapping[str, Any]) -> Doubt | None:
+    """Too few answers for a percentile that is printed."""
     e2e = figures.get("e2e_s")
     n = e2e.n if isinstance(e2e, Distribution) else 0
     needed = {name: samples_needed(q) for name, q in PERCENTILES.items()}
@@ -219,7 +87,8 @@ def _too_few(figures: Mapping[str, Any]) -> Doubt | None:
     )
 
 
-def _errors(stage: StageFacts, columns: Columns) -> Doubt | None:
+def errors(stage: StageFacts, columns: Columns) -> Doubt | None:
+    """More than 1 % of the requests did not complete."""
     cancelled = columns.outcome == OUTCOMES.index(CANCELLED)
     # What was never sent is `not_offered`'s matter, and what an interrupt cut off is known.
     ours = cancelled & (stage.interrupted | (columns.sent_ns == ABSENT))
@@ -232,7 +101,7 @@ def _errors(stage: StageFacts, columns: Columns) -> Doubt | None:
     top = sorted(causes, key=lambda name: -causes[name])[:3]
     return Doubt(
         kind="errors",
-        message=f"{_percent(share)} of {len(asked)} requests did not complete: "
+        message=f"{percent(share)} of {len(asked)} requests did not complete: "
         + ", ".join(f"{causes[name]} {name}" for name in top),
         value=share,
         limit=ERRORS_RATIO,
@@ -241,6 +110,9 @@ def _errors(stage: StageFacts, columns: Columns) -> Doubt | None:
 
 
 def _fewer_errors(stage: StageFacts, cause: str) -> str:
+    if cause == "failed:connect" and stage.exhausted:
+        lacking = " and ".join(stage.exhausted)
+        return f"this machine had no more {lacking}; the server is not to blame for those"
     if cause == CANCELLED:
         return "the end of the stage cut these off, long answers first: run longer than they take"
     if cause.startswith("failed:timeout") or cause == "failed:stalled":
@@ -251,7 +123,8 @@ def _fewer_errors(stage: StageFacts, cause: str) -> str:
     return "latencies are those of the survivors: read the reasons in requests.jsonl first"
 
 
-def _output_lengths_missed(columns: Columns) -> Doubt | None:
+def output_lengths_missed(columns: Columns) -> Doubt | None:
+    """Answers had another length than was required of them."""
     cut = columns.outcome == OUTCOMES.index(TRUNCATED)
     # A local count may differ by itself; that a pinned answer was cut short is beyond that.
     judged = columns.where(
@@ -267,7 +140,7 @@ def _output_lengths_missed(columns: Columns) -> Doubt | None:
     share, mean = float((miss != 0).mean()), float(miss[miss != 0].mean())
     return Doubt(
         kind="lengths_missed",
-        message=f"{_percent(share)} of the answers with a pinned length missed it, "
+        message=f"{percent(share)} of the answers with a pinned length missed it, "
         f"by {mean:+.1f} output tokens on average",
         value=share,
         limit=0.0,
@@ -276,7 +149,8 @@ def _output_lengths_missed(columns: Columns) -> Doubt | None:
     )
 
 
-def _input_lengths_missed(columns: Columns) -> Doubt | None:
+def input_lengths_missed(columns: Columns) -> Doubt | None:
+    """The server counted prompts of another length than was asked for."""
     judged = columns.where(
         _is_answered(columns)
         & columns.counted_by_server
@@ -292,14 +166,15 @@ def _input_lengths_missed(columns: Columns) -> Doubt | None:
     return Doubt(
         kind="lengths_missed",
         message=f"the server counted {float(np.mean(came)):.1f} input tokens a request where "
-        f"{float(np.mean(asked)):.1f} were asked for (off by {_percent(ratio)} on average)",
+        f"{float(np.mean(asked)):.1f} were asked for (off by {percent(ratio)} on average)",
         value=ratio,
         limit=INPUT_MISS_RATIO,
         advice="make prompts with the model's own tokenizer; a chat template adds its own tokens",
     )
 
 
-def _chunked(columns: Columns) -> Doubt | None:
+def chunked(columns: Columns) -> Doubt | None:
+    """Chunks carry several tokens, so that gaps are not token latencies."""
     answered = columns.answered()
     chunks = len(answered.chunk_ns)
     if not chunks:
@@ -321,7 +196,8 @@ def _chunked(columns: Columns) -> Doubt | None:
     )
 
 
-def _counted_locally(columns: Columns) -> Doubt | None:
+def counted_locally(columns: Columns) -> Doubt | None:
+    """The server did not count the tokens."""
     answered = columns.answered()
     local = int(np.count_nonzero(~answered.counted_by_server))
     if not local:
@@ -330,7 +206,7 @@ def _counted_locally(columns: Columns) -> Doubt | None:
     nobody = bool((answered.output_tokens == ABSENT).any())
     return Doubt(
         kind="counted_locally",
-        message=f"the server did not count the tokens of {_percent(share)} of the answers; "
+        message=f"the server did not count the tokens of {percent(share)} of the answers; "
         + ("nobody did" if nobody else "they were counted here"),
         value=share,
         limit=0.0,
@@ -338,7 +214,8 @@ def _counted_locally(columns: Columns) -> Doubt | None:
     )
 
 
-def _not_offered(stage: StageFacts, columns: Columns) -> Doubt | None:
+def not_offered(stage: StageFacts, columns: Columns) -> Doubt | None:
+    """An open load could not be sent as declared."""
     return (_never_sent(stage, columns) or _too_slowly(stage, columns)) if stage.open else None
 
 
@@ -372,7 +249,7 @@ def _too_slowly(stage: StageFacts, columns: Columns) -> Doubt | None:
     return Doubt(
         kind="not_offered",
         message=f"{stage.label} was offered at {three_digits(stage.rate * ratio)} requests/s, "
-        f"{_percent(ratio)} of the declared rate",
+        f"{percent(ratio)} of the declared rate",
         value=ratio,
         limit=OFFERED_RATIO,
         advice=_offer_all(stage),
@@ -380,6 +257,8 @@ def _too_slowly(stage: StageFacts, columns: Columns) -> Doubt | None:
 
 
 def _offer_all(stage: StageFacts) -> str:
+    if stage.exhausted:
+        return "; ".join(REMEDIES[lacking] for lacking in stage.exhausted)
     if stage.max_concurrency is not None:
         return (
             f"the cap of {stage.max_concurrency} requests in flight holds requests back: raise it, "
@@ -390,7 +269,3 @@ def _offer_all(stage: StageFacts) -> str:
 
 def _is_answered(columns: Columns) -> NDArray[np.bool_]:
     return np.isin(columns.outcome, [OUTCOMES.index(name) for name in ANSWERED])
-
-
-def _percent(ratio: float) -> str:
-    return f"{three_digits(ratio * 100)} %"

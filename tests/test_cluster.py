@@ -1,0 +1,353 @@
+"""A load on a real Ray cluster of several nodes, all of them on this machine."""
+
+import json
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from servescope import cli
+from servescope.client.probe import Endpoint
+from servescope.cluster.node import Node, Parcel, raised
+from servescope.cluster.stage import Place
+from servescope.errors import BadInput
+from servescope.experiment import Trial, resolve
+from servescope.protocols import declared
+from servescope.rulers import ruler_by_words
+from servescope.store import Run
+from tests.support.command import QUICK, Command, gone, until
+from tests.support.served import Served, healthy
+
+KEY = "sk-cluster-1234567890"
+PATIENCE_S = 90.0
+MEMORY = 80 << 20
+SEE_DEATH_SOON = {
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 500,
+    "health_check_timeout_ms": 500,
+    "health_check_failure_threshold": 3,
+}
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Three nodes of one core each."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    from ray.cluster_utils import Cluster  # noqa: PLC0415 (for those tests alone)
+
+    head = {"num_cpus": 1, "include_dashboard": False, "_system_config": SEE_DEATH_SOON}
+    made = Cluster(initialize_head=True, head_node_args={**head, "object_store_memory": MEMORY})
+    for _ in range(2):
+        made.add_node(num_cpus=1, object_store_memory=MEMORY)
+    yield made
+    made.shutdown()
+
+
+def command(tmp_path, *words, **environment):
+    return Command("run", *words, *QUICK, "--out", "runs", cwd=tmp_path, **environment)
+
+
+def ended(started):
+    """Its exit status."""
+    started.out, started.err = started.process.communicate(timeout=PATIENCE_S)
+    return started.process.returncode
+
+
+def records(path):
+    """The records of a run by request, which are there once each."""
+    found = sorted(Run(path).records(), key=lambda record: record.request)
+    assert [record.request for record in found] == list(range(len(found)))
+    return found
+
+
+def offered(path):
+    """What was asked, of whom, and where a schedule says it when since its stage began."""
+    stages = [stage for stage in Run(path).manifest.stages if not stage.warmup]
+    return [
+        (
+            *(r.request, r.stage, r.target, r.prompt_sha256, r.asked_output_tokens),
+            *(r.session, r.turn),
+            r.due_ns - stages[r.stage].start_ns if stages[r.stage].open and not r.turn else None,
+        )
+        for r in records(path)
+    ]
+
+
+def load_processes():
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue  # it has ended
+        if b"servescope.client.drive" in words:
+            found[int(path.parent.name)] = words
+    return found
+
+
+# --- without a cluster ----------------------------------------------------------------------------
+
+
+def parcel(tmp_path, files, **options):
+    trial = Trial(target="http://127.0.0.1:1", out=str(tmp_path), seed=1, **options)
+    endpoint = Endpoint(url=trial.target, protocol="openai-chat", path="", model="m")
+    wire = declared("--protocol", "openai-chat")
+    facts = {"plan": resolve(trial), "endpoint": endpoint, "wire": wire, "ruler": ruler_by_words()}
+    return Parcel(facts, files)
+
+
+def test_a_file_of_prompts_goes_to_the_node_with_the_run(tmp_path, save):
+    path = save("prompts.txt", "first\nsecond\n")
+    sent = parcel(tmp_path, {path: b"first\nsecond\n"}, data=f"file:{path}")
+    Path(path).unlink()
+    node = Node()
+    assert node.equip(sent, [], {}) is None
+    assert {node._kit.items(k).prompt for k in range(2)} == {"first", "second"}
+    node.close()
+
+
+def test_a_file_too_large_to_be_sent_must_be_on_the_node(tmp_path, save):
+    path = save("prompts.txt", "first\nsecond\n")
+    sent = parcel(tmp_path, {path: 13}, data=f"file:{path}")
+    node = Node()
+    assert node.equip(sent, [], {}) is None
+    Path(path).write_text("another\n")
+    fault = node.equip(sent, [], {})
+    node.close()
+    with pytest.raises(BadInput, match=re.escape(os.uname().nodename)):
+        raise raised(fault)
+
+
+@given(
+    offset=st.integers(-(10**15), 10**15),
+    trips=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 10**6)), min_size=1),
+)
+def test_an_offset_is_wrong_by_no_more_than_half_the_quickest_round_trip(offset, trips):
+    place, now = Place(name="n", id="n"), 0
+    for there, back in trips:
+        clock, after = now + there + offset, now + there + back
+        place.follow(clock - after, clock - now)
+        now = after + 1
+    assert abs(place.offset_ns - offset) <= max(there + back for there, back in trips)
+    there, back = trips[-1]
+    assert -back <= place.offset_ns - offset <= there
+
+
+def test_a_clock_that_no_trip_disproves_stays_as_it_is():
+    place = Place(name="n", id="n")
+    place.follow(100, 120)
+    assert place.offset_ns == 110
+    place.follow(0, 1000)
+    assert place.offset_ns == 110
+    place.follow(115, 1000)
+    assert place.offset_ns == 115
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("nonsense", "want auto, ray://HOST:PORT or HOST:PORT"),
+        ("ray://127.0.0.1", "want auto, ray://HOST:PORT or HOST:PORT"),
+        ("127.0.0.1:9", "nothing answers there"),
+        ("ray://127.0.0.1:9", "nothing answers there"),
+    ],
+)
+def test_an_address_that_is_no_cluster_is_refused_in_one_line(tmp_path, address, said):
+    refused = Command("run", "--cluster", address, "--out", "runs", cwd=tmp_path)
+    assert ended(refused) == 2
+    assert said in refused.err
+    assert refused.err.count("\n") == 1
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_without_ray_it_is_said_what_to_install(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setattr(sys, "argv", ["servescope", "run", "--cluster", "auto", "--out", "runs"])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as status:
+        cli.main()
+    assert status.value.code == 2
+    assert "pip install servescope[ray]" in capsys.readouterr().err
+
+
+def test_one_simulated_target_has_no_use_for_a_cluster(tmp_path):
+    refused = Command("run", "sim:vllm", "--cluster", "auto", "--out", "runs", cwd=tmp_path)
+    assert ended(refused) == 2
+    assert "--cluster" in refused.err
+
+
+# --- with one -------------------------------------------------------------------------------------
+
+SEVERAL = ("--load", "poisson:80", "--load", "users:5", "--requests", "60", "--warmup", "6")
+
+
+@pytest.mark.slow
+def test_three_nodes_offer_what_one_machine_offers(cluster, tmp_path):
+    runs = tmp_path / "runs"
+    with Served(healthy(0.02, 0.001)) as server:
+        words = (server.url, *SEVERAL, "--data", "sessions:turns=3")
+        assert ended(command(tmp_path, *words, "--name", "here", "--workers", "3")) == 0
+        before = len(server.requests)
+        many = command(
+            tmp_path,
+            *(*words, "--name", "there", "--json", "--cluster", cluster.address),
+            SERVESCOPE_API_KEY=KEY,
+        )
+        assert ended(many) == 0, many.err
+        asked = server.requests[before:]
+    summary = json.loads(many.out)
+    assert [stage["outcomes"] for stage in summary["stages"]] == [{"completed": 60}] * 2
+    assert offered(runs / "there") == offered(runs / "here")
+    assert {request.headers["authorization"] for request in asked} == {f"Bearer {KEY}"}
+
+    run = Run(runs / "there")
+    nodes = run.manifest.cluster["nodes"]
+    assert sorted(node["workers"] for node in nodes) == [[0], [1], [2]]
+    assert run.manifest.stages[-1].workers == 3
+    loop = {s.labels["worker"] for s in run.samples() if s.source == "loop"}
+    assert loop == {"0", "1", "2"}
+    assert any("loopback" in note for note in run.manifest.notes)
+
+    clock = [s for s in run.samples() if s.source == "clock"]
+    for node in nodes:  # each stage before and after; all nodes have this machine's clock
+        of_node = [s for s in clock if s.labels["node"] == node["name"]]
+        offsets = [s.value for s in of_node if s.name == "offset_s"]
+        bounds = [s.value for s in of_node if s.name == "uncertainty_s"]
+        assert len(offsets) == len(bounds) == 6
+        assert all(abs(offset) <= bound for offset, bound in zip(offsets, bounds, strict=True))
+
+    ray_logs = Path(cluster.head_node.get_session_dir_path())
+    kept = [path for folder in (runs, ray_logs) for path in files(folder)]
+    assert kept
+    assert not [path for path in kept if KEY.encode() in path.read_bytes()]
+
+
+def files(folder):
+    return [path for path in folder.resolve().rglob("*") if path.is_file()]
+
+
+@pytest.mark.slow
+def test_simulated_experiments_are_spread_over_the_nodes_and_kept_here(cluster, tmp_path):
+    names = ["a", "b", "c", "d"]
+    for k, name in enumerate(names):
+        (tmp_path / f"{name}.yaml").write_text(f"target: sim:vllm\nload: poisson:{k + 1}\n")
+    files = [f"{name}.yaml" for name in names]
+    here = command(tmp_path, *files, "--requests", "30")
+    assert ended(here) == 0, here.err
+    alone = {name: (tmp_path / "runs" / name / "requests.jsonl").read_bytes() for name in names}
+    (tmp_path / "runs").rename(tmp_path / "before")
+    there = command(tmp_path, *files, "--requests", "30", "--cluster", cluster.address, "--quiet")
+    assert ended(there) == 0, there.err
+    assert there.out.split() == [f"runs/{name}" for name in names]
+    for name in names:
+        run = Run(tmp_path / "runs" / name)
+        assert (run.path / "requests.jsonl").read_bytes() == alone[name]
+        assert run.manifest.trial["out"] == "runs"
+        assert run.summary["kind"] == "simulated"
+
+
+@pytest.mark.slow
+def test_the_targets_share_a_cluster_as_they_share_a_machine(cluster, tmp_path):
+    with Served(healthy(0.01, 0.001)) as one, Served(healthy(0.01, 0.001)) as two:
+        words = (one.url, two.url, "--load", "constant:80", "--requests", "40")
+        assert ended(command(tmp_path, *words, "--name", "here", "--workers", "2")) == 0
+        many = command(tmp_path, *words, "--name", "there", "--cluster", cluster.address)
+        assert ended(many) == 0, many.err
+        assert len(one.requests) == len(two.requests) == 40
+    assert offered(tmp_path / "runs" / "there") == offered(tmp_path / "runs" / "here")
+
+
+@pytest.mark.slow
+def test_more_workers_than_free_cores_are_refused_with_the_number_that_fits(
+    cluster, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("servescope.cluster.head.PLACE_S", 1.0)
+    words = ["run", "--cluster", cluster.address, "--workers", "9", "--out", str(tmp_path / "runs")]
+    with pytest.raises(BadInput, match="at most 3"):
+        cli.cli.main(words, standalone_mode=False)
+
+
+@pytest.mark.slow
+def test_an_interrupt_ends_the_load_on_every_node_and_keeps_what_came_back(cluster, tmp_path):
+    before = set(load_processes())
+    with Served(healthy(0.05, 0.01)) as server:
+        started = command(
+            tmp_path,
+            *(server.url, "--load", "users:6", "--duration", "60s", "--name", "cut"),
+            *("--cluster", cluster.address),
+        )
+        until_many(server, 30)
+        ours = [pid for pid in load_processes() if pid not in before]
+        assert len(ours) == 3
+        started.process.send_signal(signal.SIGINT)
+        assert ended(started) == 130, started.err
+    until(lambda: gone(ours), "the load processes end")
+    found = records(tmp_path / "runs" / "cut")
+    assert len(found) >= 30
+    assert {record.outcome for record in found} == {"completed"}
+
+
+def until_many(server, n):
+    """Wait until so many requests have come; a cluster takes its time to begin."""
+    for _ in range(3):
+        try:
+            return until(lambda: len(server.requests) >= n, "the load begins")
+        except AssertionError:
+            continue
+    raise AssertionError("the load never began")
+
+
+@pytest.mark.slow
+def test_a_load_process_that_dies_on_a_node_costs_its_own_requests(cluster, tmp_path):
+    before = set(load_processes())
+    with Served(healthy(0.01, 0.001)) as server:
+        started = command(
+            tmp_path,
+            *(server.url, "--load", "constant:60", "--requests", "300", "--name", "died"),
+            *("--cluster", cluster.address),
+        )
+        until_many(server, 30)
+        os.kill(next(pid for pid in load_processes() if pid not in before), signal.SIGKILL)
+        assert ended(started) == 1
+    check_lost(tmp_path / "runs" / "died", r"a load process on node \d \(.*\) died")
+
+
+@pytest.mark.slow
+def test_a_node_that_dies_costs_its_requests_and_is_named(cluster, tmp_path):
+    doomed = cluster.add_node(num_cpus=2, object_store_memory=MEMORY)
+    doomed_id = doomed.node_id
+    with Served(healthy(0.01, 0.001)) as server:
+        started = command(
+            tmp_path,
+            *(server.url, "--load", "constant:60", "--requests", "400", "--name", "died"),
+            *("--load", "users:8", "--cluster", cluster.address, "--workers", "5", "--json"),
+        )
+        until_many(server, 60)
+        cluster.remove_node(doomed, allow_graceful=False)
+        assert ended(started) == 1, started.err
+    json.loads(started.out)
+    path = tmp_path / "runs" / "died"
+    nodes = Run(path).manifest.cluster["nodes"]
+    node = next(node for node in nodes if node["id"] == doomed_id)
+    check_lost(path, re.escape(node["name"]) + " died", workers=5, lost=set(node["workers"]))
+
+
+def check_lost(path, why, workers=3, lost=None):
+    """All that the other processes were to do in the first stage is there, and what follows it."""
+    run, found = Run(path), records(path)
+    assert re.search(why, run.manifest.interrupted)
+    first = [r for r in found if r.stage == 0]
+    gone_of = {r.request % workers for r in first if r.outcome == "cancelled"}
+    assert gone_of == (lost or gone_of)
+    assert len(gone_of) == len(lost or [1])
+    assert all(re.fullmatch(f"lost: {why}.*", r.reason) for r in first if r.outcome == "cancelled")
+    assert len(first) == run.manifest.stages[0].planned
+    rest = [r for r in found if r.request % workers not in gone_of or r.stage > 0]
+    assert {r.outcome for r in rest} == {"completed"}
+    if len(run.manifest.stages) > 1:
+        assert run.manifest.stages[1].workers == workers - len(gone_of)

@@ -1,0 +1,68 @@
+"""Several experiment files on one command line."""
+
+import json
+
+import pytest
+
+from servescope.store import Run
+from tests.support.command import QUICK, Command
+from tests.support.served import Served, healthy
+
+
+def several(tmp_path, *words, **files):
+    for name, content in files.items():
+        (tmp_path / f"{name}.yaml").write_text(content)
+    names = [f"{name}.yaml" for name in files]
+    return Command("run", *names, *words, *QUICK, "--out", "runs", cwd=tmp_path)
+
+
+def test_each_file_is_a_run_named_like_it(tmp_path):
+    command = several(
+        tmp_path,
+        *("--requests", "20", "--quiet"),
+        a="target: sim:vllm\nload: users:2",
+        b="target: sim:sglang\nload: users:3\nname: other",
+    )
+    assert command.wait() == 0, command.err
+    assert command.out.split() == ["runs/a", "runs/other"]
+    stages = [Run(tmp_path / "runs" / name).manifest.stages[0].load for name in ("a", "other")]
+    assert stages == ["users:2", "users:3"]
+
+
+def test_a_run_beside_others_is_the_run_that_it_is_alone(tmp_path):
+    simulated = dict.fromkeys(("a", "b"), "target: sim:vllm\nload: poisson:5")
+    assert several(tmp_path, "--requests", "20", **simulated).wait() == 0
+    lines = [(tmp_path / "runs" / name / "requests.jsonl").read_bytes() for name in simulated]
+    assert lines[0] == lines[1]
+    alone = several(tmp_path, "--requests", "20", "--name", "alone", a=simulated["a"])
+    assert alone.wait() == 0
+    assert (tmp_path / "runs" / "alone" / "requests.jsonl").read_bytes() == lines[0]
+
+
+def test_real_targets_are_measured_one_after_the_other(tmp_path):
+    with Served(healthy(0.01, 0.001)) as server:
+        measured = f"target: {server.url}\nload: users:2"
+        command = several(tmp_path, "--requests", "6", "--json", a=measured, b=measured)
+        assert command.wait() == 0, command.err
+    first, second = command.out.replace("}\n{", "}\n\0{").split("\0")
+    assert json.loads(first)["stages"][0]["outcomes"] == {"completed": 6}
+    assert json.loads(second)["stages"][0]["outcomes"] == {"completed": 6}
+    a, b = (Run(tmp_path / "runs" / name).manifest for name in ("a", "b"))
+    assert a.finished_utc <= b.started_utc
+
+
+@pytest.mark.parametrize(
+    ("files", "words", "said"),
+    [
+        ({"a": "target: sim:vllm", "b": "target: sim:vllm\nname: a"}, (), "--name"),
+        ({"a": "target: sim:vllm", "b": "target: sim:vllm\nload: wat"}, (), "--load"),
+        ({"a": "target: sim:vllm", "b": "target: sim:nosuch"}, (), "nosuch"),
+        ({"a": "target: sim:vllm", "b": "target: sim:vllm"}, ("--name", "x"), "--name"),
+        ({"a": "target: sim:vllm"}, ("http://127.0.0.1:9",), "TARGET"),
+    ],
+)
+def test_what_is_wrong_with_one_is_one_line(tmp_path, files, words, said):
+    command = several(tmp_path, *words, **files)
+    assert command.wait() == 2
+    assert said in command.err
+    assert command.err.strip().count("\n") == 0
