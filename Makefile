@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 VLLM   := .venv-vllm
 PEERS  := .venv-peers
 
-.PHONY: help demo lint check test test-vllm test-peers format clean
+.PHONY: help demo lint check test test-vllm test-peers bench bench-peers format clean
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -55,6 +55,15 @@ $(PEERS)/installed: scripts/install-peers.sh
 test-peers: $(VENV)/installed-dev $(VLLM)/installed $(PEERS)/installed ## the field's load clients against the simulated server
 	SERVESCOPE_VLLM_VENV=$(VLLM) SERVESCOPE_PEERS_VENV=$(PEERS) \
 		$(BIN)/python -m pytest -q -m peers tests/real
+
+bench: $(VENV)/installed-dev ## how well and how cheaply we read the truth: two minutes
+	$(BIN)/python benchmarks/bench.py
+	$(BIN)/python benchmarks/performance.py
+
+bench-peers: $(VENV)/installed-dev $(VLLM)/installed $(PEERS)/installed ## the field's load clients too: an hour
+	SERVESCOPE_VLLM_VENV=$(VLLM) SERVESCOPE_PEERS_VENV=$(PEERS) \
+		$(BIN)/python benchmarks/bench.py --peers
+	$(BIN)/python benchmarks/performance.py
 
 format: $(VENV)/installed-dev ## format the code
 	$(BIN)/ruff format

@@ -1,0 +1,139 @@
+"""docs/performance.md from the figures of `bench.py`: python benchmarks/performance.py [RESULTS]"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "performance.md"
+OURS, LIMIT, TEXT = "servescope", "C, epoll", "servescope --keep-text"
+Client = dict[str, Any]
+
+ABOUT = """\
+# How well the instrument measures, beside others
+
+Made by `make bench` (servescope, and a client in C as the limit) or `make bench-peers` (the field's
+load clients too), which run `benchmarks/bench.py`, and by `benchmarks/performance.py`, which writes
+this page from `benchmarks/results.json`. Do not edit it.
+
+Each client's whole process tree is held to one core. A server in C has the other: it streams tokens
+on a schedule (TTFT 50 ms, ITL 10 ms, one send a token) and keeps the time before and after each of
+its sends, and the kernel's time of each request's arrival. An **error** is how far what a client
+says lies outside of what these times allow. All clients run one after the other, figure by figure.
+"""
+COLUMNS: list[tuple[str, Callable[[Client], str]]] = [
+    ("CPU, us per event, 1024 streams", lambda c: _said(c, "paced_1024", "cpu_us_per_event")),
+    ("requests/s of 128 tokens, 64 streams", lambda c: _said(c, "streamed_64", "requests_per_s")),
+    ("TTFT error, ms, P50 / P99: 1 stream", lambda c: _error(c, "exact_1", "ttft_error_ms")),
+    ("64", lambda c: _error(c, "exact_64", "ttft_error_ms")),
+    ("256", lambda c: _error(c, "exact_256", "ttft_error_ms")),
+    ("1024", lambda c: _error(c, "exact_1024", "ttft_error_ms")),
+    ("64, core shared with a busy process", lambda c: _error(c, "busy_64", "ttft_error_ms")),
+    ("ITL error, ms, P50 / P99: 64 streams", lambda c: _error(c, "exact_64", "itl_error_ms")),
+    ("1024", lambda c: _error(c, "exact_1024", "itl_error_ms")),
+]
+ARRIVALS = (50, 200, 500, 1000, 2000)
+COSTS: list[tuple[str, Callable[[Client], str]]] = [
+    ("command to first request, s", lambda c: _said(c, "startup", "first_request_s")),
+    ("a run of 10 requests, s", lambda c: _said(c, "startup", "ten_requests_s")),
+    ("peak memory of 10,000 requests, MB", lambda c: _said(c, "memory_10000", "peak_mb")),
+    ("installed, MB", lambda c: _said(c, "installed", "installed_mb")),
+    ("version", lambda c: _said(c, "installed", "version")),
+]
+
+
+def _said(client: Client, figure: str, name: str) -> str:
+    found = client.get(figure, {})
+    if "skipped" in found or "failed" in found:
+        return "failed" if "failed" in found else "-"
+    return f"{found[name]:g}" if isinstance(found.get(name), int | float) else found.get(name, "-")
+
+
+def _error(client: Client, figure: str, name: str) -> str:
+    found = client.get(figure, {})
+    if name not in found:
+        return "failed" if "failed" in found else "-"
+    return f"{found[name]['p50']:.3g} / {found[name]['p99']:.3g}"
+
+
+def _arrivals(client: Client, rate: int) -> str:
+    found = client.get(f"poisson_{rate}", {})
+    if "ks" not in found:
+        return "failed" if "failed" in found else "-"
+    verdict = "" if found["ks"] <= found["ks_critical"] else " no"
+    return f"{found['reached']:.0f}, {found['ks']:.3f}{verdict}"
+
+
+def table(clients: dict[str, Client], columns: list[tuple[str, Callable[[Client], str]]]) -> str:
+    """Markdown, a row a client."""
+    lines = ["| client | " + " | ".join(name for name, _ in columns) + " |"]
+    lines.append("|---" * (len(columns) + 1) + "|")
+    for name, client in clients.items():
+        lines.append(f"| {name} | " + " | ".join(cell(client) for _, cell in columns) + " |")
+    return "\n".join(lines)
+
+
+def page(results: dict[str, Any]) -> str:
+    """The whole page."""
+    machine, clients = results["machine"], results["clients"]
+    parts = [ABOUT]
+    parts.append(
+        f"Measured on {results['date']} with servescope {results['servescope']}: "
+        f"{machine['cores']} cores of {machine['cpu']}, Linux {machine['kernel']}, "
+        f"Python {machine['python']}. " + _noise(clients)
+    )
+    parts.append("## What they read, and what that costs them\n\n" + table(clients, COLUMNS))
+    parts.append(
+        "A dash: the client has no such load, or keeps no such figure. `failed`: it did not carry "
+        "out the load; results.json has its words."
+    )
+    each = [(f"{rate}/s", lambda c, r=rate: _arrivals(c, r)) for rate in ARRIVALS]
+    parts.append(
+        "## Poisson arrivals, as the server's kernel saw them\n\nRate reached, and the largest "
+        "distance between the distribution of the gaps and the exponential one that was asked for; "
+        "`no` where that is above the critical value of the Kolmogorov-Smirnov test at 5 % (0.025 "
+        "for the 3000 requests at 500/s and more).\n\n" + table(clients, each)
+    )
+    parts.append("## What it takes to have them\n\n" + table(clients, COSTS))
+    if OURS in clients and LIMIT in clients:
+        parts.append("## Against the limit\n\n" + _against(clients))
+    return "\n\n".join(parts) + "\n"
+
+
+def _noise(clients: dict[str, Client]) -> str:
+    shares = [
+        found["others_ratio"]
+        for client in clients.values()
+        for found in client.values()
+        if "others_ratio" in found
+    ]
+    most = max(shares, default=0.0)
+    return f"Other work took at most {most:.0%} of a core during any of the readings."
+
+
+def _against(clients: dict[str, Client]) -> str:
+    ours, limit, text = (clients.get(name, {}) for name in (OURS, LIMIT, TEXT))
+    floor = limit["paced_1024"]["cpu_us_per_event"]
+    ratio = ours["paced_1024"]["cpu_us_per_event"] / floor
+    what = "CPU per paced token event at 1024 streams, records written and progress shown"
+    lines = [f"- {what}: {ratio:.2f} x that of C"]
+    if "cpu_us_per_event" in text.get("paced_1024", {}):
+        ratio = text["paced_1024"]["cpu_us_per_event"] / floor
+        lines.append(f"- the same with the text of every event kept: {ratio:.2f} x")
+    speed = ours["streamed_64"]["requests_per_s"] / limit["streamed_64"]["requests_per_s"]
+    lines.append(f"- streamed throughput of 64 streams, one send a token: {speed:.2f} x")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Write the page."""
+    source = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "results.json"
+    PAGE.write_text(page(json.loads(source.read_text())))
+
+
+if __name__ == "__main__":
+    main()
