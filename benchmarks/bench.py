@@ -44,14 +44,21 @@ BUSY_RATIO = 0.05
 """Above this share of a core used by others a reading is marked."""
 
 
+class Peak(NamedTuple):
+    """Largest resident sizes, sampled ten times a second."""
+
+    tree_bytes: int
+    load_bytes: int
+    """Of servescope's load process alone."""
+
+
 class Ran(NamedTuple):
     """One run of a client."""
 
     cpu_s: float
     """Of the whole process tree."""
     wall_s: float
-    peak_bytes: int
-    """Largest resident size of the tree, sampled ten times a second."""
+    peak: Peak
     others_ratio: float
     """Cores that neither it nor the server used meanwhile."""
     begun_ns: int
@@ -93,7 +100,7 @@ def drive(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _follow(peer: Peer, words: list[str], scratch: Path, core: int) -> tuple[int, float, int]:
+def _follow(peer: Peer, words: list[str], scratch: Path, core: int) -> tuple[int, float, Peak]:
     """Exit status, CPU seconds and peak memory of a command on one core."""
     with (scratch / "output").open("wb") as output:
         process = subprocess.Popen(
@@ -105,12 +112,12 @@ def _follow(peer: Peer, words: list[str], scratch: Path, core: int) -> tuple[int
             stderr=output,
             start_new_session=True,
         )
-        peak, until_s = 0, time.monotonic() + LIMIT_S
+        peak, until_s = Peak(0, 0), time.monotonic() + LIMIT_S
         while True:
             pid, status, usage = os.wait4(process.pid, os.WNOHANG)
             if pid:
                 break
-            peak = max(peak, _tree_bytes(process.pid))
+            peak = Peak(*map(max, peak, _tree_bytes(process.pid)))
             if time.monotonic() > until_s:
                 os.killpg(process.pid, signal.SIGKILL)
                 os.wait4(process.pid, 0)
@@ -119,7 +126,7 @@ def _follow(peer: Peer, words: list[str], scratch: Path, core: int) -> tuple[int
     return os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, peak
 
 
-def _tree_bytes(root: int) -> int:
+def _tree_bytes(root: int) -> Peak:
     parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -128,17 +135,20 @@ def _tree_bytes(root: int) -> int:
             except OSError:
                 continue
             parents[int(entry.name)] = int(stat[1])
-    total = 0
+    total = load = 0
     for pid in parents:
         above = pid
         while above not in (root, 0):
             above = parents.get(above, 0)
         if above == root:
             try:
-                total += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
+                resident = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
+                total += resident
+                if b"servescope.client.drive" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    load += resident
             except (OSError, IndexError):
                 continue
-    return total
+    return Peak(total, load)
 
 
 def _cpu_s(pid: int) -> float:
@@ -287,7 +297,8 @@ def startup(peer: Peer, core: int) -> dict[str, Any]:
 def memory(peer: Peer, core: int) -> dict[str, Any]:
     """Peak memory of the whole tree for 10,000 requests of 128 tokens, 256 at a time."""
     ran = drive(peer, core, {"streams": 256, "requests": 10_000, "tokens": TOKENS}, itl_s=0.002)
-    return {"peak_mb": round(ran.peak_bytes / 1e6, 1), **_about(ran)}
+    load = {"load_process_mb": round(ran.peak.load_bytes / 1e6, 1)} if ran.peak.load_bytes else {}
+    return {**load, **_about(ran)}
 
 
 def installed(peer: Peer, core: int) -> dict[str, Any]:
@@ -302,7 +313,7 @@ def installed(peer: Peer, core: int) -> dict[str, Any]:
 def _about(ran: Ran) -> dict[str, Any]:
     return {
         "others_ratio": round(ran.others_ratio, 3),
-        "peak_mb": round(ran.peak_bytes / 1e6, 1),
+        "peak_mb": round(ran.peak.tree_bytes / 1e6, 1),
         "wall_s": round(ran.wall_s, 2),
     }
 

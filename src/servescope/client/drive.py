@@ -34,7 +34,7 @@ from servescope.client.watch import Watch
 SWEEP_NS = 20_000_000
 """How often deadlines, commands and counters are looked at."""
 READ_NS = 1_000_000
-"""However much is due, what came is read as often as this: the kernel keeps one stamp a socket."""
+"""However much is due, what came is read as often as this."""
 BACK_OFF_NS = (10_000_000, 1_000_000_000)
 """A user whose connection is refused waits this long, doubling, instead of hammering."""
 _MAX_RETRIES = 1

@@ -139,10 +139,10 @@ class Connection:
             return False
         if self._walker is None:
             return self.length >= self.end_at
-        raw = self.raw
-        if raw.endswith(TERMINATOR):
+        end = self.pieces[-1] if len(self.pieces[-1]) >= len(TERMINATOR) else self.raw
+        if end.endswith(TERMINATOR):
             return True
-        if raw.endswith(BLANK):
+        if end.endswith(BLANK):
             self._walker.feed(self._since(self._walked))
             self._walked = self.length
             return self._walker.ended
@@ -164,16 +164,12 @@ class Connection:
     @property
     def raw(self) -> bytes:
         """What came since `spilled`."""
-        if len(self.pieces) > 1:
-            self.pieces = [b"".join(self.pieces)]
-        return self.pieces[0] if self.pieces else b""
+        return b"".join(self.pieces)
 
     def count(self, mark: bytes) -> None:
-        """Count the marks of events that have come since the last call."""
-        raw = self.raw
-        since = max(0, self._counted - len(mark) + 1)  # one may have been cut there
-        self.events += raw.count(mark, since)
-        self._counted = len(raw)
+        """Count the marks of events in the reads since the last call; one that was cut, not."""
+        self.events += b"".join(self.pieces[self._counted :]).count(mark)
+        self._counted = len(self.pieces)
 
     def spill(self) -> None:
         """Hand to the spool what came, but for the last bytes."""
@@ -183,7 +179,7 @@ class Connection:
         self._parts.append(self._spool.part(self.asked.request, self.reads, raw[:cut]))
         self.pieces = [raw[cut:]]
         self.spilled += cut
-        self._counted -= cut
+        self._counted = 1
         self.reads = array("q")
 
     def heard(self, *, closed: bool) -> Heard:

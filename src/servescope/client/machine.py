@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from servescope.load import Open
 
 ROOT = Path("/")
-REQUEST_S, TOKEN_S = 60e-6, 6e-6
+REQUEST_S, TOKEN_S = 75e-6, 8e-6
 """CPU time of a load process for a request and for each token of its answer (docs/doctor.md)."""
 BUSIEST = 0.6
 """Above this share of a core a loop begins to be late."""
@@ -114,7 +114,7 @@ def load_processes(
 ) -> int:
     """How many load processes a stage gets: what `--workers` says, or by itself as follows.
 
-    As many as keep each at most 60 % busy, when each request costs 60 us and each token 6 us, and
+    As many as keep each at most 60 % busy, when each request costs 75 us and each token 8 us, and
     each answer comes at 100 tokens/s; more, where the connections would be more than the open files
     of so many; but one core is left to others. Either way each target has as many as the others,
     and each process has a user.

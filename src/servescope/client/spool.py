@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from array import array
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from servescope.client import wire
@@ -33,7 +34,7 @@ class Spool:
 
     def __init__(self, fd: int, counters: Counters) -> None:
         self._fd, self._counters = fd, counters
-        self._ended: list[tuple[tuple[int, ...], str, array[int], bytes | bytearray]] = []
+        self._ended: list[tuple[tuple[int, ...], str, array[int], Sequence[bytes]]] = []
         self._size = 0
 
     def add(
@@ -45,8 +46,8 @@ class Spool:
             *(asked.request, wire.FATES.index(fate), asked.attempts, asked.due_ns),
             *(sent_ns, asked.connect_ns, asked.held_ns, at),
         )
-        reads, raw = (array("q"), b"") if heard is None else (heard.reads, heard.raw)
-        self._ended.append((numbers, detail, reads, raw))
+        reads, pieces = (array("q"), ()) if heard is None else (heard.reads, heard.pieces)
+        self._ended.append((numbers, detail, reads, pieces))
         self._counters.finished += 1
 
     def write(self, *, everything: bool = False) -> None:
@@ -58,10 +59,10 @@ class Spool:
             if not everything:
                 return
 
-    def part(self, request: int, reads: array[int], raw: bytes | bytearray) -> tuple[int, int]:
+    def part(self, request: int, reads: array[int], raw: bytes) -> tuple[int, int]:
         """Write a part of an exchange that goes on; where it lies: position and length."""
         numbers = (request, wire.PART, 0, 0, 0, 0, 0, 0)
-        return self._write(wire.pack_exchange(numbers, "", reads, raw))
+        return self._write(wire.pack_exchange(numbers, "", reads, [raw]))
 
     def _write(self, frame: bytes) -> tuple[int, int]:
         at, rest = self._size, memoryview(frame)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from array import array
+from collections.abc import Sequence
 from typing import NamedTuple
 
 # --- requests, in ---------------------------------------------------------------------------------
@@ -88,13 +89,13 @@ class Exchange(NamedTuple):
 
 
 def pack_exchange(
-    numbers: tuple[int, ...], detail: str, reads: array[int], raw: bytes | bytearray
+    numbers: tuple[int, ...], detail: str, reads: array[int], pieces: Sequence[bytes]
 ) -> bytes:
     """Bytes for the spool; `numbers` are request, fate, attempts, due, sent, connect, held, end."""
     words = detail.encode()[:2000]
-    size = EXCHANGE.size - 8 + len(words) + 8 * len(reads) + len(raw)
+    size = EXCHANGE.size - 8 + len(words) + 8 * len(reads) + sum(map(len, pieces))
     head = EXCHANGE.pack(size, *numbers, len(reads) // 2, len(words))
-    return b"".join((head, reads.tobytes(), words, raw))
+    return b"".join((head, reads.tobytes(), words, *pieces))
 
 
 def unpack_exchange(frame: bytes) -> Exchange:
