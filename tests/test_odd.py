@@ -1,5 +1,9 @@
 """Odd servers and odd loads: the numbers stay right, and the run ends."""
 
+import json
+import socket
+import threading
+
 import numpy as np
 import pytest
 
@@ -189,3 +193,46 @@ def test_what_a_stream_ends_with_instead_of_its_end_is_told(tmp_path, protocol, 
     outcomes = {name for name, count in summary.stages[0].outcomes.items() if count}
     assert outcomes <= {"failed:incomplete", "failed:protocol"}
     assert all(words in record.reason for record in run.records())
+
+
+def test_a_connection_whose_request_was_refused_half_sent_is_not_used_again(tmp_path):
+    """A server may answer 413 as soon as it knows how much is to come; the rest has no place."""
+    refusal = b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\n{}"
+    event = b'data: {"choices":[{"delta":{"content":"x"},"finish_reason":"stop"}]}\n\n'
+    answer = head(f"Content-Length: {len(event)}") + event
+
+    def serve(sock):
+        with sock:
+            asked = sock.recv(1 << 16)
+            if b"(probe)" not in asked:
+                sock.sendall(refusal)
+                closed.wait(30)
+            elif asked.startswith(b"POST"):
+                sock.sendall(answer)
+            else:
+                sock.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+
+    def accept(listener):
+        while not closed.is_set():
+            sock, _ = listener.accept()
+            threading.Thread(target=serve, args=(sock,), daemon=True).start()
+
+    closed = threading.Event()
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(json.dumps({"prompt": "long " * 3_000_000}) + "\n")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, args=(listener,), daemon=True).start()
+        run = conduct(
+            Trial(
+                target=f"http://127.0.0.1:{listener.getsockname()[1]}",
+                protocol="openai-chat",
+                model="m",
+                load=["sync"],
+                requests=3,
+                data=f"file:{prompts}",
+                timeout="10s",
+                out=str(tmp_path),
+            )
+        )
+        closed.set()
+    assert [record.outcome for record in run.records()] == ["failed:http_4xx"] * 3

@@ -227,6 +227,7 @@ def _show(found: Run, summary: Summary, form: str, *, as_json: bool, quiet: bool
 
 def _print(found: Run, summary: Summary, form: str) -> None:
     from servescope.report import console, vllm  # noqa: PLC0415
+    from servescope.units import printable  # noqa: PLC0415
 
     if form == "table":
         console.print_table(summary, sys.stdout, colour=sys.stdout.isatty())
@@ -235,7 +236,7 @@ def _print(found: Run, summary: Summary, form: str) -> None:
     cap = found.manifest.trial.get("max_concurrency")
     for stage, fact in zip(summary.stages, facts, strict=False):
         for doubt in stage.doubts:
-            click.echo(f"doubt {doubt.kind}: {console.printable(doubt.message)}")
+            click.echo(f"doubt {doubt.kind}: {printable(doubt.message)}")
         click.echo(vllm.block(stage, cap=fact.users or cap, rate=fact.rate))
 
 

@@ -55,7 +55,7 @@ def _print(rows: list[Row]) -> None:
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    from servescope.report.console import printable  # noqa: PLC0415
+    from servescope.units import printable  # noqa: PLC0415
 
     grid = Table.grid(padding=(0, 1))
     grid.add_column(no_wrap=True, style="bold")

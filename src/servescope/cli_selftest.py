@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import tempfile
 import textwrap
@@ -61,6 +62,7 @@ def selftest(
     if faults + (serve is not None) + quick > 1 or (names and not faults):
         want = "want --faults (all, or those named), --serve FAULT (one, for a client) or --quick"
         raise click.UsageError(want)
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "*"  # all servers here are our own
     if serve is not None:
         _serve(serve, port)
     elif faults:
@@ -104,7 +106,7 @@ def _check(names: tuple[str, ...], *, as_json: bool) -> None:
 
 
 def _print(row: Row) -> None:
-    from servescope.report.console import printable  # noqa: PLC0415
+    from servescope.units import printable  # noqa: PLC0415
 
     came = ", ".join(f"{count} {outcome}" for outcome, count in row.came.items()) or "nothing"
     again = " (at the second try)" if row.tries > 1 and row.ok else ""
@@ -200,7 +202,7 @@ def _rate_line(row: RateRow) -> str:
 
 def _conclude(reading: Reading) -> None:
     from servescope import error_bars  # noqa: PLC0415
-    from servescope.report.console import printable  # noqa: PLC0415
+    from servescope.units import printable  # noqa: PLC0415
 
     click.echo()
     for note in reading.notes:

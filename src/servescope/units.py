@@ -1,4 +1,4 @@
-"""Words for quantities: parse '5m' and '200ms', print 12.3 ms."""
+"""Words for quantities, '5m' read and 12.3 ms printed; and words from elsewhere made printable."""
 
 from __future__ import annotations
 
@@ -54,3 +54,8 @@ def three_digits(value: float) -> str:
         return "0"
     decimals = max(0, 2 - math.floor(math.log10(abs(value) * (1 + 5e-4))))
     return f"{value:,.{min(decimals, 6)}f}"
+
+
+def printable(text: str) -> str:
+    """Text from elsewhere with control and other unprintable characters escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

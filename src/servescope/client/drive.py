@@ -19,10 +19,10 @@ import sys
 import time
 
 from servescope.client import wire
-from servescope.client.clock import Offset, Timer, steady_process
+from servescope.client.clock import Offset, Timer, keep_memory, steady_process
 from servescope.client.counters import Counters
 from servescope.client.feed import Feed, Pending, Settings, read_settings
-from servescope.client.http import BLANK, TERMINATOR, Connection
+from servescope.client.http import Connection
 from servescope.client.limits import Limits
 from servescope.client.machine import own_words
 from servescope.client.pool import READABLE, Pool
@@ -41,6 +41,7 @@ _MAX_RETRIES = 1
 _EVENTS = 256
 """Events taken from epoll at once: its default allocates room for a thousand each time."""
 _BUFFER_BYTES = 256 << 10
+_CR = 13
 _STAMP = struct.Struct("qq")
 
 
@@ -59,15 +60,14 @@ class Drive:
         self.spool = Spool(spool, self.counters)
         self.watch = Watch()
         self.pool = Pool(settings, self.epoll, self.spool, self.watch)
-        self.connections = self.pool.open
         self.limits = Limits(settings)
         self.busy = 0
-        self.slot_freed_ns = 0
-        self.refused = 0
-        self.start_ns = 0
+        self.slot_freed_ns = self.refused = self.start_ns = 0
         self.stopped = False
         self._stirred = True
         """Something came or ended since requests were last offered."""
+        self._behind = False
+        """There was more to be read than one turn takes."""
         self._woken_ns = 0
         """When the turn of the loop began; 0 once its lag is noted."""
         buffer = bytearray(_BUFFER_BYTES)
@@ -91,7 +91,9 @@ class Drive:
                 self._stirred = True
             if (self._stirred or not self.busy) and self._done():
                 break
-            if self._stirred or now > due - self.timer.lead_ns:
+            # A user can wait; of what is not read in time, the kernel keeps the last stamp alone.
+            may_offer = not (self._behind and self.settings.users)
+            if may_offer and (self._stirred or now > due - self.timer.lead_ns):
                 self._stirred = False
                 due = NEVER if self.stopped else self._offer(now)
                 if due != NEVER:
@@ -104,9 +106,10 @@ class Drive:
         self.counters.publish(self.busy)
 
     def _turn(self, timeout_s: float) -> None:
-        connections, receive = self.connections, self._receive
+        connections, receive = self.pool.open, self._receive
         found = self.epoll.poll(timeout_s, _EVENTS)
         self._woken_ns = time.monotonic_ns()
+        self._behind = len(found) == _EVENTS
         for fd, mask in found:
             connection = connections.get(fd)
             if connection is None:
@@ -180,7 +183,7 @@ class Drive:
         if connection is not None:
             connection.assign(asked)
         if due and due == self.timer.due_ns:
-            self.timer.learn(late=time.monotonic_ns() > due)
+            self.timer.learn(time.monotonic_ns() - due)
         while time.monotonic_ns() < due:  # all that can be done before has been done
             pass
         if connection is not None:
@@ -225,7 +228,7 @@ class Drive:
             done = connection.connected()
         except OSError as error:
             fate = "tls" if isinstance(error, ssl.SSLError) else "connect"
-            self._give_up(connection, fate, str(error), time.monotonic_ns())
+            self._finish(connection, fate, str(error), time.monotonic_ns())
             return
         self.refused = 0
         # Level-triggered: were write readiness left on during a TLS handshake, the loop would spin.
@@ -233,7 +236,7 @@ class Drive:
         if not done:
             return
         if connection.asked is None:
-            self.pool.idle.append(connection)
+            self.pool.idle[connection.fd] = connection
         else:
             connection.asked.connect_ns += time.monotonic_ns() - connection.begun_ns
             self._send(connection)
@@ -272,8 +275,8 @@ class Drive:
         connection.length = length = connection.length + size
         connection.reads.append(at)
         connection.reads.append(length)
-        if length < connection.look_at and size >= len(TERMINATOR) and not data.endswith(BLANK):
-            return
+        if length < connection.look_at and size > 6 and data[-4] != _CR:
+            return  # no end: that would be CR LF 0 CR LF CR LF
         if connection.sent_ns < 0:  # nobody asked
             self.pool.drop(connection)
             return
@@ -316,15 +319,17 @@ class Drive:
         asked.connect_ns += at - connection.sent_ns
         self.pool.drop(connection)
         self.busy -= 1
-        idle, self.pool.idle = self.pool.idle, []  # the others may be as dead
+        idle, self.pool.idle = self.pool.idle, {}  # the others may be as dead
         self._start(asked)
-        self.pool.idle += idle
+        self.pool.idle |= idle
 
     # --- ending ---------------------------------------------------------------------------------
 
     def _finish(self, connection: Connection, fate: str, detail: str, at: int) -> None:
         asked = connection.asked
-        assert asked is not None  # noqa: S101 (for the type checker)
+        if asked is None:
+            self.pool.drop(connection)
+            return
         self.spool.add(asked, fate, detail, at, connection)
         connection.used += 1
         ended_well = asked.session >= 0 and fate in ("ended", "closed")
@@ -334,12 +339,6 @@ class Drive:
         else:
             self.pool.drop(connection)
         self._freed(asked, fate, at, heard)
-
-    def _give_up(self, connection: Connection, fate: str, detail: str, at: int) -> None:
-        if connection.asked is None:
-            self.pool.drop(connection)
-        else:
-            self._finish(connection, fate, detail, at)
 
     def _freed(self, asked: Pending, fate: str, at: int, heard: Heard | None = None) -> None:
         """A request is over: its user, its place under the cap and its session go on."""
@@ -359,7 +358,7 @@ class Drive:
 
     def _cancel_all(self, why: str) -> None:
         self.stopped = True
-        for connection in list(self.connections.values()):
+        for connection in list(self.pool.open.values()):
             if connection.asked is not None:
                 self._finish(connection, "cancelled", why, time.monotonic_ns())
 
@@ -378,7 +377,7 @@ class Drive:
         for connection in self.watch.due(now):
             verdict = self.limits.overdue(connection, now)
             if verdict is not None:
-                self._give_up(connection, *verdict, now)
+                self._finish(connection, *verdict, now)
             elif connection.connecting or connection.asked is not None:
                 self.watch.look(connection, connection.deadline_ns)
 
@@ -386,6 +385,7 @@ class Drive:
 def main() -> None:
     """Entry of the load process."""
     steady_process()
+    keep_memory()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the conductor tells us when to stop
     page_fd, spool, parent = map(int, sys.argv[1:])

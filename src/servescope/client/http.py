@@ -211,4 +211,4 @@ class Connection:
         What came beyond its end would be taken for the next answer.
         """
         framed = self._walker is not None or self.length == self.end_at
-        return framed and self.head is not None and self.head.keeps_alive
+        return self.unsent is None and framed and self.head is not None and self.head.keeps_alive

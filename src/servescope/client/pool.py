@@ -31,7 +31,8 @@ class Pool:
             else None
         )
         self.open: dict[int, Connection] = {}
-        self.idle: list[Connection] = []
+        self.idle: dict[int, Connection] = {}
+        """By descriptor; the one that was used last is used next."""
         self.single_use = not settings.keep_alive
         """We close after each answer, or the server does, whatever it says."""
         self.announces = False
@@ -69,11 +70,7 @@ class Pool:
 
     def take(self) -> Connection | None:
         """A connection that is free, if there is one."""
-        while self.idle:
-            connection = self.idle.pop()
-            if self.open.get(connection.fd) is connection:
-                return connection
-        return None
+        return self.idle.popitem()[1] if self.idle else None
 
     def give_back(self, connection: Connection, at: int) -> None:
         """Keep a connection whose exchange is over for the next one, if it may be used again."""
@@ -86,11 +83,12 @@ class Pool:
             return
         connection.assign(None)
         connection.idle_since_ns = at
-        self.idle.append(connection)
+        self.idle[connection.fd] = connection
 
     def drop(self, connection: Connection) -> None:
         """Close a connection."""
         del self.open[connection.fd]
+        self.idle.pop(connection.fd, None)
         self.epoll.unregister(connection.fd)
         connection.sock.close()
         self.watch.forget(connection)

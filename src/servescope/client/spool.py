@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from servescope.client.http import Connection
 
 
-MOST_AT_ONCE = 16
-"""Exchanges written between two turns of the loop; each takes some 30 us."""
+AT_ONCE = 8
+"""Exchanges written between two turns of the loop, each in some 30 us; more, where many wait."""
 
 
 class Heard(NamedTuple):
@@ -52,12 +52,11 @@ class Spool:
 
     def write(self, *, everything: bool = False) -> None:
         """Write some of what has ended to the file: when many end at once, reading must go on."""
-        while self._ended:
-            for exchange in self._ended[:MOST_AT_ONCE]:
-                self._write(wire.pack_exchange(*exchange))
-            del self._ended[:MOST_AT_ONCE]
-            if not everything:
-                return
+        waiting = len(self._ended)
+        count = waiting if everything else min(waiting, AT_ONCE + waiting // 32)
+        for exchange in self._ended[:count]:
+            self._write(wire.pack_exchange(*exchange))
+        del self._ended[:count]
 
     def part(self, request: int, reads: array[int], raw: bytes) -> tuple[int, int]:
         """Write a part of an exchange that goes on; where it lies: position and length."""

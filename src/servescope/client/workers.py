@@ -100,8 +100,12 @@ class Worker:
             pass_fds=descriptors,
             start_new_session=True,  # ctrl-C is for us; we tell the process what to do
         )
-        self.ended_fd = os.pidfd_open(self.process.pid)
-        """Readable once the process has ended."""
+        try:
+            self.ended_fd = os.pidfd_open(self.process.pid)
+            """Readable once the process has ended."""
+        except OSError:
+            self.kill()
+            raise
         self._write(json.dumps(dataclasses.asdict(settings)).encode() + b"\n")
 
     def _write(self, data: bytes) -> bool:

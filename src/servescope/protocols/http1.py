@@ -183,15 +183,15 @@ class BodyReader:
 
 @lru_cache(maxsize=1 << 12)
 def chunk_line(size: int, form: bytes) -> bytes:
-    """The first line of a chunk of `size` bytes with this line and all; a lone LF: none is so.
+    """The first line of a chunk of `size` bytes with this line and all.
 
-    `form` is LOWER or UPPER.
+    `form` is LOWER or UPPER. No chunk has 21 bytes, say: then it is what no such chunk begins with.
     """
     for digits in range(1, 7):
         line = form % max(0, size - digits - 4)
         if len(line) == digits + 2 and size > digits + 4:
             return line
-    return b"\n"
+    return b"\n" * (size + 1)
 
 
 class Chunks:

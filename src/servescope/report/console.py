@@ -19,7 +19,7 @@ from rich.text import Text
 from servescope.doubts import Doubt
 from servescope.metrics import from_due_differs
 from servescope.summary import StageSummary, Summary, TargetSummary
-from servescope.units import format_seconds, three_digits
+from servescope.units import format_seconds, printable, three_digits
 
 WIDTH = 100
 MOST_REASONS = 8
@@ -85,11 +85,6 @@ def print_table(summary: Summary, out: TextIO, *, colour: bool, width: int = WID
         console.print(_overview([(stage.load, stage) for stage in summary.stages], "load"))
     for stage in summary.stages:
         _print_stage(console, summary, stage)
-
-
-def printable(text: str) -> str:
-    """Text from elsewhere with control and other unprintable characters escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _print_stage(console: Console, summary: Summary, stage: StageSummary) -> None:

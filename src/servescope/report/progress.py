@@ -6,8 +6,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, TextIO
 
-from servescope.report.console import printable
-from servescope.units import format_seconds, three_digits
+from servescope.units import format_seconds, printable, three_digits
 
 if TYPE_CHECKING:
     from servescope.client.probe import Endpoint
