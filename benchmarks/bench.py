@@ -41,8 +41,6 @@ RATES = (50, 200, 500, 1000, 2000)
 SAMPLE_S = 0.1
 LIMIT_S = 400.0
 """A client that takes longer for one load is ended."""
-BUSY_RATIO = 0.05
-"""Above this share of a core used by others a reading is marked."""
 
 
 class Peak(NamedTuple):
@@ -351,14 +349,17 @@ def main() -> None:
     if not asked.peers and not asked.only:
         chosen = known[:3]
     clients: dict[str, dict[str, Any]] = {peer.name: {} for peer in chosen}
+    about = _machine()
     if asked.add:
         clients = json.loads(asked.out.read_text())["clients"]
+        names = ", ".join(peer.name for peer in chosen)
+        about["added"] = f"Measured again or added later that day: {names}."
     for name in asked.figures or FIGURES:  # the clients side by side, figure by figure
         for peer in chosen:
             found = _figure(peer, cores[0], name)
             clients.setdefault(peer.name, {})[name] = found
             print(f"{name:14}{peer.name:26}{json.dumps(found)}", flush=True)
-        asked.out.write_text(json.dumps({**_machine(), "clients": clients}, indent=1) + "\n")
+        asked.out.write_text(json.dumps({**about, "clients": clients}, indent=1) + "\n")
 
 
 def _figure(peer: Peer, core: int, name: str) -> dict[str, Any]:
