@@ -5,6 +5,8 @@ import os
 import re
 import signal
 import sys
+import threading
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,10 @@ from hypothesis import strategies as st
 
 from servescope import cli
 from servescope.client.probe import Endpoint
+from servescope.cluster.head import Cluster
 from servescope.cluster.node import Node, Parcel, raised
 from servescope.cluster.stage import Place
+from servescope.conduct import conduct
 from servescope.errors import BadInput
 from servescope.experiment import Trial, resolve
 from servescope.protocols import declared
@@ -127,11 +131,13 @@ def test_a_file_too_large_to_be_sent_must_be_on_the_node(tmp_path, save):
     offset=st.integers(-(10**15), 10**15),
     trips=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 10**6)), min_size=1),
 )
-def test_an_offset_is_wrong_by_no_more_than_half_the_quickest_round_trip(offset, trips):
+def test_an_offset_is_wrong_by_no_more_than_its_uncertainty(offset, trips):
     place, now = Place(name="n", id="n"), 0
     for there, back in trips:
         clock, after = now + there + offset, now + there + back
-        place.follow(clock - after, clock - now)
+        used, uncertainty = place.follow(clock - after, clock - now)
+        assert used == place.offset_ns
+        assert abs(used - offset) <= uncertainty <= there + back
         now = after + 1
     assert abs(place.offset_ns - offset) <= max(there + back for there, back in trips)
     there, back = trips[-1]
@@ -144,7 +150,7 @@ def test_a_clock_that_no_trip_disproves_stays_as_it_is():
     assert place.offset_ns == 110
     place.follow(0, 1000)
     assert place.offset_ns == 110
-    place.follow(115, 1000)
+    assert place.follow(115, 1000) == (115, 885)
     assert place.offset_ns == 115
 
 
@@ -249,6 +255,7 @@ def test_simulated_experiments_are_spread_over_the_nodes_and_kept_here(cluster, 
         assert (run.path / "requests.jsonl").read_bytes() == alone[name]
         assert run.manifest.trial["out"] == "runs"
         assert run.summary["kind"] == "simulated"
+        assert run.summary["directory"] == f"runs/{name}"
 
 
 @pytest.mark.slow
@@ -351,3 +358,146 @@ def check_lost(path, why, workers=3, lost=None):
     assert {r.outcome for r in rest} == {"completed"}
     if len(run.manifest.stages) > 1:
         assert run.manifest.stages[1].workers == workers - len(gone_of)
+
+
+# --- looked at from inside ------------------------------------------------------------------------
+
+
+class Before:
+    """Watches a run, and does something between what workers are told and the first stage."""
+
+    def __init__(self, act=lambda: None):
+        self.acts = [act]
+
+    def stage(self, stage):
+        while self.acts:
+            self.acts.pop()()
+
+    def target(self, *_):
+        pass
+
+    draining = progress = target
+
+
+@pytest.fixture
+def equipped(monkeypatch):
+    """The clusters of this process's runs, and what was there to tell them."""
+    found, equip = [], Cluster.equip
+
+    def note(self, bench):
+        found.append((self, bench))
+        equip(self, bench)
+
+    monkeypatch.setattr(Cluster, "equip", note)
+    return found
+
+
+def conducted(cluster, tmp_path, target, act=lambda: None, **options):
+    """A run of this process."""
+    short = {"data": "dummy", "input_tokens": "20", "output_tokens": "10", "seed": 7}
+    options = {"load": ["constant:60"], "requests": 60, "workers": 3} | short | options
+    trial = Trial(target=target, cluster=cluster.address, out=str(tmp_path / "runs"), **options)
+    return conduct(trial, Before(act))
+
+
+def workers_of(cluster):
+    """The processes of the workers on the nodes."""
+    raylets = {
+        one.process.pid for n in cluster.list_all_nodes() for one in n.all_processes["raylet"]
+    }
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            parent = int(path.with_name("stat").read_text().rpartition(")")[2].split()[1])
+            if parent in raylets and path.read_bytes().startswith(b"ray::Node"):
+                found.append(int(path.parent.name))
+        except OSError:
+            continue  # it has ended
+    return found
+
+
+def clocks_of(run):
+    """How often the clock of each node was measured."""
+    found = [s.labels["node"] for s in run.samples() if (s.source, s.name) == ("clock", "offset_s")]
+    return {node["name"]: found.count(node["name"]) for node in run.manifest.cluster["nodes"]}
+
+
+@pytest.mark.slow
+def test_a_node_that_falls_silent_before_the_start_costs_its_own_requests(
+    cluster, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("servescope.cluster.stage.SILENT_S", 6.0)
+    monkeypatch.setattr("servescope.cluster.stage.WAIT_S", 0.001)  # no answer comes at first look
+
+    def silence():  # Ray ends it with the run
+        os.kill(workers_of(cluster)[0], signal.SIGSTOP)
+
+    with Served(healthy(0.01, 0.001)) as server:
+        run = conducted(cluster, tmp_path, server.url, silence)
+    check_lost(run.path, r"node \d \(.*\) said nothing for 6 s")
+    assert sorted(clocks_of(run).values()) == [0, 2, 2]
+
+
+@pytest.mark.slow
+def test_a_node_that_is_slow_to_tell_its_time_is_asked_again_before_the_start(cluster, tmp_path):
+    def pause():
+        pid = workers_of(cluster)[0]
+        os.kill(pid, signal.SIGSTOP)
+        threading.Timer(2.5, os.kill, (pid, signal.SIGCONT)).start()
+
+    with Served(healthy(0.01, 0.001)) as server:
+        run = conducted(cluster, tmp_path, server.url, pause)
+    assert {record.outcome for record in records(run.path)} == {"completed"}
+    assert set(clocks_of(run).values()) == {2}
+
+
+@pytest.mark.slow
+def test_a_clock_is_measured_as_long_as_one_worker_of_its_node_is_left(cluster, tmp_path, equipped):
+    import ray  # noqa: PLC0415 (for those tests alone)
+
+    larger = cluster.add_node(num_cpus=2, object_store_memory=MEMORY)
+
+    def lose():
+        ((head, _),) = equipped
+        worker = [w for w in head.workers if w.place.id == larger.node_id][-1]
+        ray.kill(worker.actor)
+
+    try:
+        with Served(healthy(0.01, 0.001)) as server:
+            run = conducted(cluster, tmp_path, server.url, lose, workers=5)
+    finally:
+        cluster.remove_node(larger, allow_graceful=False)
+        cluster.wait_for_nodes()
+    check_lost(run.path, r"a worker on node \d \(.*\) died", workers=5)
+    assert list(clocks_of(run).values()) == [2, 2, 2, 2]
+
+
+@pytest.mark.slow
+def test_nothing_secret_is_put_where_ray_may_spill_it_and_a_deal_is_put_once(
+    cluster, tmp_path, equipped, monkeypatch
+):
+    import ray  # noqa: PLC0415 (for those tests alone)
+    from ray import cloudpickle  # noqa: PLC0415
+
+    kept, put = [], ray.put
+    monkeypatch.setattr(ray, "put", lambda it: kept.append(cloudpickle.dumps(it)) or put(it))
+    with Served(healthy(0.01, 0.001)) as server:
+        target = server.url.replace("//", f"//user:{KEY}@")
+        conducted(cluster, tmp_path, target, load=["constant:60", "users:4"], requests=20)
+        basic = b64encode(f"user:{KEY}".encode()).decode()
+        assert {r.headers["authorization"] for r in server.requests} == {f"Basic {basic}"}
+    assert not [k for k, it in enumerate(kept) if KEY.encode() in it or basic.encode() in it]
+    assert len(kept) == 1 + 2
+    ((_, bench),) = equipped
+    assert basic in bench.targets[0].head
+    assert basic not in repr(bench.targets)
+
+
+@pytest.mark.slow
+def test_nodes_that_take_too_long_over_files_are_told_so(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr("servescope.cluster.head.EQUIP_S", 0.0)
+    with (
+        Served(healthy(0.01, 0.001)) as server,
+        pytest.raises(BadInput, match=r"take the run's files.*node \d \(.*\): no answer in 0 s"),
+    ):
+        conducted(cluster, tmp_path, server.url)

@@ -9,14 +9,15 @@ import ssl
 import subprocess
 import termios
 import threading
-from contextlib import ExitStack
+import time
+from contextlib import ExitStack, suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from servescope.client.address import parse_target
-from servescope.client.dial import Dial
+from servescope.client.dial import Dial, send_whole
 from servescope.client.feed import Settings
 from servescope.client.proxy import Tunnel, handshake, proxy_for
 from servescope.client.wire import Request
@@ -168,6 +169,45 @@ def test_a_burst_on_a_unix_socket_with_a_short_queue_is_answered_whole(tmp_path)
         options = {"load": ["burst"], "requests": 40, "keep_alive": False}
         _, records, _ = measure(f"unix:{server.path}", tmp_path, **options)
     assert outcomes(records) == ["completed"] * 40
+
+
+def answer_late(listener, count, late_s):
+    """Accept nothing for a while, then serve one connection after the other."""
+    time.sleep(late_s)
+    for _ in range(count):
+        with listener.accept()[0] as sock:
+            while not sock.recv(65536).endswith(b"{}"):
+                pass
+            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+
+def test_waiting_for_a_server_that_accepts_late_leaves_the_core_to_it(tmp_path):
+    path = str(tmp_path / "late.sock")
+    settings = settings_for(family=int(socket.AF_UNIX), address=(path,), keep_alive=False)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen(1)
+        serving = threading.Thread(target=answer_late, args=(listener, 12, 1.0))
+        serving.start()
+        team = Workers([settings], 1, tmp_path)
+        try:
+            requests = [Request(k, 0, 10, b"{}") for k in range(12)]
+            team.begin(lambda process: iter(requests), lambda: 0)
+            fates = [one.fate for _, one in team.exchanges() if one is not None]
+            (health,) = team.health()
+        finally:
+            team.close()
+            serving.join()
+    assert fates == ["ended"] * 12
+    assert health.cpu_ratio < 0.3  # asking without a pause would take it all
+
+
+def test_warm_connections_that_a_short_queue_has_no_place_for_are_used_later(tmp_path):
+    with UnixServed(healthy(0.01, 0.002), str(tmp_path / "warm.sock"), backlog=1) as server:
+        options = {"load": ["users:20"], "requests": 60}
+        _, records, _ = measure(f"unix:{server.path}", tmp_path, **options)
+    assert outcomes(records) == ["completed"] * 60
+    assert [record.connect_ns for record in records] == [0] * 60
 
 
 # --- proxies --------------------------------------------------------------------------------------
@@ -514,6 +554,60 @@ def test_a_key_under_a_password_is_refused_and_nobody_is_asked(secure, tmp_path)
     assert command.wait() == 2
     assert "under a password" in command.err
     assert command.err.count("\n") == 1
+
+
+def broken_answer(listener):
+    """Over TLS, in one send: some of an answer, and then a record that is none."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = tls_context().wrap_bio(incoming, outgoing, server_side=True)
+
+    def done(step):
+        with suppress(ssl.SSLWantReadError):
+            step()
+            return True
+        sock.sendall(outgoing.read())
+        incoming.write(sock.recv(65536))
+        return False
+
+    with listener.accept()[0] as sock:
+        for step in (tls.do_handshake, tls.read):
+            while not done(step):
+                pass
+        tls.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nthe last tokens")
+        sock.sendall(outgoing.read() + b"\x17\x03\x03\x00\x20" + bytes(32))
+        while sock.recv(65536):  # our alert, then the end
+            pass
+
+
+def test_what_came_whole_before_tls_broke_is_kept(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serving = threading.Thread(target=broken_answer, args=(listener,))
+        serving.start()
+        settings = settings_for(
+            address=listener.getsockname(), tls=True, ca_file=str(CERTIFICATE), total_ns=SECOND
+        )
+        (found,) = drive(settings, [Request(0, 0, 10, b"{}")], tmp_path)
+        serving.join()
+    assert found.raw.endswith(b"the last tokens")
+    assert found.fate != "ended"
+
+
+def test_a_handshake_that_is_longer_than_the_sockets_buffer_is_sent_whole():
+    near, far = socket.socketpair()
+    said, came = os.urandom(1 << 20), bytearray()
+    with near, far:
+        near.setblocking(False)
+
+        def read():
+            while len(came) < len(said):
+                came.extend(far.recv(65536))
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        send_whole(near, said)
+        reader.join()
+        assert not near.getblocking()
+    assert came == said
 
 
 class Openssl:

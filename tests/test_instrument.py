@@ -20,7 +20,7 @@ from servescope.experiment import Trial, resolve
 from servescope.instrument import Case, Measured, rate_row, stream_row
 from servescope.protocols import known
 from servescope.records import Record, Sample
-from servescope.serve.null import NullServer, Served, Truth
+from servescope.serve.null import NullServer, Served
 from servescope.store import Manifest, Run, RunWriter, Stage
 
 TTFT_NS, ITL_NS = 20_000_000, 2_000_000
@@ -76,7 +76,7 @@ def test_a_null_answer_has_the_tokens_asked_for_at_its_pace_and_without_drift():
     with NullServer(ttft_s=TTFT_NS / 1e9, itl_s=ITL_NS / 1e9) as server:
         said = [answers(server, f"prompt {tokens}", tokens) for tokens in (1, 50)]
         truth = server.end()
-    for tokens, body, served in zip((1, 50), said, truth.served, strict=True):
+    for tokens, body, served in zip((1, 50), said, truth, strict=True):
         assert body.count(b'" and"') == len(served.sent_ns) == tokens
         assert b'"completion_tokens":%d' % tokens in body
         assert body.endswith(b"data: [DONE]\n\n")
@@ -85,7 +85,6 @@ def test_a_null_answer_has_the_tokens_asked_for_at_its_pace_and_without_drift():
         late = np.array(served.sent_ns) - due
         assert late.min() >= -100_000  # with others, never before them
         assert late.min() < ITL_NS  # and a late one does not make all that follow late
-    assert truth.cpu_s > 0
 
 
 def test_a_null_server_that_was_killed_is_an_error_and_no_truth():
@@ -143,7 +142,7 @@ def a_run(tmp_path, requests):
             served.append(Served(ORIGIN_NS + received, body_of(prompt), true_ns))
         for name, value in (("cpu_ratio", 0.5), ("lag_p99_s", 0.0001)):
             writer.sample(Sample(t_ns=0, source="loop", name=name, value=value))
-    return Measured(Run(tmp_path / "run"), Truth(0.25, served), 2.0, 0.1)
+    return Measured(Run(tmp_path / "run"), served, 2.0, 0.1)
 
 
 def test_errors_are_what_was_read_less_what_was(tmp_path):
@@ -160,9 +159,9 @@ def test_errors_are_what_was_read_less_what_was(tmp_path):
     assert row.itl_error_us.n == 3
     assert row.merged_ratio == 0.2
     assert row.lag_p99_us == 100.0
-    # half a core for 70 ms, 2 s and 0.25 s, over five tokens
+    # half a core for 70 ms, and 2 s, over five tokens
     assert row.load_cpu_us_per_token == pytest.approx(0.5 * 70_007 / 5)
-    assert (row.cpu_us_per_token, row.server_cpu_us_per_token) == (4e5, 5e4)
+    assert row.cpu_us_per_token == 4e5
 
 
 def test_lateness_is_told_by_the_record_and_by_the_server(tmp_path):
@@ -182,13 +181,13 @@ def test_an_answer_that_the_server_did_not_give_is_missing(tmp_path, what):
     measured = a_run(
         tmp_path, [(prompt, 0, [9, 19, 29], 5, [9, 19, 29], 0) for prompt in ("a", "b")]
     )
-    first, second = measured.truth.served
+    first, second = measured.truth
     other = (
         second._replace(body=body_of("c"))
         if what == "another prompt"
         else second._replace(sent_ns=second.sent_ns[:2])
     )
-    row = stream_row(2, measured._replace(truth=Truth(0.1, [first, other])))
+    row = stream_row(2, measured._replace(truth=[first, other]))
     assert (row.requests, row.missing) == (1, 1)
     assert row.wrong == ["1 of 2 answers were not read"]
 
@@ -196,7 +195,7 @@ def test_an_answer_that_the_server_did_not_give_is_missing(tmp_path, what):
 def test_a_run_without_an_answer_is_an_error_with_the_reason(tmp_path):
     measured = a_run(tmp_path, [("a", 0, [9], 5, [9], 0)])
     with pytest.raises(ServescopeError, match="in vain"):
-        stream_row(1, measured._replace(truth=Truth(0.1, [])))
+        stream_row(1, measured._replace(truth=[]))
 
 
 @pytest.mark.parametrize("rate", [0.5, 80.0, 2000.0])
@@ -235,7 +234,6 @@ def stream(streams, **changes):
         lag_p99_us=50.0,
         load_cpu_us_per_token=8.0,
         cpu_us_per_token=16.0,
-        server_cpu_us_per_token=7.0,
         others_cores=0.02,
     )
     return msgspec.structs.replace(row, **changes)

@@ -54,7 +54,7 @@ def test_every_token_of_a_long_answer_has_its_time(tmp_path):
         assert (record.outcome, record.output_tokens) == ("completed", TOKENS)
         assert len(record.chunk_ns) == TOKENS
         assert min(record.chunk_ns[1:]) >= 0
-    first, last = (min(min(one.sent_ns) for one in truth.served), truth.served[-1].sent_ns[-1])
+    first, last = (min(min(one.sent_ns) for one in truth), truth[-1].sent_ns[-1])
     spans = [sum(record.chunk_ns) for record in records]
     assert max(spans) - min(r.chunk_ns[0] for r in records) <= (last - first) * 1.05
 

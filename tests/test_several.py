@@ -1,11 +1,12 @@
 """Several experiment files on one command line."""
 
 import json
+import signal
 
 import pytest
 
 from servescope.store import Run
-from tests.support.command import QUICK, Command
+from tests.support.command import QUICK, Command, until
 from tests.support.served import Served, healthy
 
 
@@ -49,6 +50,19 @@ def test_real_targets_are_measured_one_after_the_other(tmp_path):
     assert json.loads(second)["stages"][0]["outcomes"] == {"completed": 6}
     a, b = (Run(tmp_path / "runs" / name).manifest for name in ("a", "b"))
     assert a.finished_utc <= b.started_utc
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_after_a_run_that_a_signal_ended_no_other_begins(tmp_path, name, status):
+    lines = tmp_path / "runs" / "a" / "requests.jsonl"
+    with Served(healthy(0.01, 0.001)) as server:
+        measured = f"target: {server.url}\nload: users:2"
+        command = several(tmp_path, "--duration", "60s", "--quiet", a=measured, b=measured)
+        until(lambda: lines.exists() and lines.stat().st_size, "the first run goes on")
+        command.process.send_signal(getattr(signal, name))
+        assert command.wait() == status, command.err
+    assert command.out.split() == ["runs/a"]
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["a"]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 import time
 from collections import defaultdict
 from contextlib import ExitStack
@@ -250,13 +249,8 @@ def _run_name(trial: Trial) -> str:
 
 
 def _machine() -> dict[str, Any]:
-    return {
-        "system": platform.platform(),
-        "machine": platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "python": sys.version.split()[0],
-        "load_average": list(os.getloadavg()),
-    }
+    known = {"system": platform.platform(), "load_average": list(os.getloadavg())}
+    return error_bars.host() | known
 
 
 def _utc_now() -> str:

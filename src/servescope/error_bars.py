@@ -65,7 +65,6 @@ class StreamRow(msgspec.Struct, frozen=True, kw_only=True):
     """CPU of the load processes: as many ms per 1000 tokens."""
     cpu_us_per_token: float
     """CPU of everything but the server, starts and the records included."""
-    server_cpu_us_per_token: float
     others_cores: float | None
     """What other work used of our cores meanwhile; None: it cannot be told."""
 

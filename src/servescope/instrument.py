@@ -14,19 +14,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 import numpy as np
 
+from servescope.client.machine import cpu_times
 from servescope.conduct import conduct
 from servescope.error_bars import KS_CRITICAL, RateRow, Reading, Spread, StreamRow, host
 from servescope.errors import BadInput, ServescopeError
 from servescope.experiment import Trial
 from servescope.records import COMPLETED, Record
-from servescope.serve.null import NullServer, Served, Truth
+from servescope.serve.null import NullServer, Served
 from servescope.store import Run
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Measured(NamedTuple):
     """One run, what its server did, and what it took."""
 
     run: Run
-    truth: Truth
+    truth: list[Served]
     cpu_s: float
     """Of everything but the server."""
     others_cores: float | None
@@ -192,7 +192,7 @@ def spread(errors_ns: Ints) -> Spread:
 def stream_row(streams: int, measured: Measured) -> StreamRow:
     """What a closed loop came to."""
     records, truth = list(measured.run.records()), measured.truth
-    pairs, origin_ns = paired(records, truth.served), _origin_ns(measured.run)
+    pairs, origin_ns = paired(records, truth), _origin_ns(measured.run)
     first, token, gap, sent = [], [], [], []
     for record, served in pairs:
         read_ns = np.cumsum(record.chunk_ns) + origin_ns
@@ -202,7 +202,7 @@ def stream_row(streams: int, measured: Measured) -> StreamRow:
         token.append(read_ns - true_ns)
         gap.append(np.diff(read_ns) - np.diff(true_ns))
         sent.append(true_ns)
-    tokens = sum(len(one.sent_ns) for one in truth.served)
+    tokens = sum(len(one.sent_ns) for one in truth)
     load_cpu_s, lag_s = _health(measured.run, records)
     merged = sum(record.merged_chunks for record, _ in pairs)
     return StreamRow(
@@ -217,7 +217,6 @@ def stream_row(streams: int, measured: Measured) -> StreamRow:
         lag_p99_us=lag_s * 1e6,
         load_cpu_us_per_token=load_cpu_s / tokens * 1e6,
         cpu_us_per_token=measured.cpu_s / tokens * 1e6,
-        server_cpu_us_per_token=truth.cpu_s / tokens * 1e6,
         others_cores=measured.others_cores,
     )
 
@@ -225,7 +224,7 @@ def stream_row(streams: int, measured: Measured) -> StreamRow:
 def rate_row(rate: float, measured: Measured) -> RateRow:
     """What an open loop came to."""
     records, origin_ns = list(measured.run.records()), _origin_ns(measured.run)
-    pairs = paired(records, measured.truth.served)
+    pairs = paired(records, measured.truth)
     due = np.array([record.due_ns for record, _ in pairs], np.int64)
     sent = np.array([record.sent_ns for record, _ in pairs], np.int64)
     came = np.array([served.received_ns for _, served in pairs], np.int64)
@@ -303,10 +302,7 @@ class _Others:
 def _idle_s(cores: set[int]) -> float | None:
     """Seconds that these cores have been idle; None where the system does not tell."""
     try:
-        lines = Path("/proc/stat").read_text().splitlines()
-    except OSError:
+        times = cpu_times()
+        return sum(times[f"cpu{core}"].idle for core in cores) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, KeyError):  # KeyError: a container is shown some cores only
         return None
-    names = {f"cpu{core}" for core in cores}
-    found = [line.split() for line in lines if line.partition(" ")[0] in names]
-    ticks = sum(int(fields[4]) + int(fields[5]) for fields in found)
-    return ticks / os.sysconf("SC_CLK_TCK") if len(found) == len(names) else None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from servescope import summary
 from servescope.client.machine import usable_cores
 from servescope.cluster.head import connected
 from servescope.cluster.node import Fault, fault_of, raised
@@ -26,17 +27,24 @@ if TYPE_CHECKING:
     from servescope.prepare import Watcher
 
 T = TypeVar("T")
+SIGNALS = ("SIGINT", "SIGTERM")
 
 
 def conduct_all(
     trials: list[Trial], watcher: Watcher | None = None, command: list[str] | None = None
 ) -> Iterator[Run]:
-    """Carry out trials; yields their runs in the same order. Raises what `conduct` does."""
+    """Carry out trials; yields their runs in the same order. Raises what `conduct` does.
+
+    After a run that was interrupted no other begins.
+    """
     if len(trials) > 1:
         _check(trials)
     if len(trials) == 1 or not all(map(_is_simulated, trials)):
         for trial in trials:
-            yield conduct(trial, watcher, command)
+            run = conduct(trial, watcher, command)
+            yield run
+            if run.manifest.interrupted in SIGNALS:
+                return
         return
     where = {trial.cluster for trial in trials}
     if len(where) > 1:
@@ -105,6 +113,7 @@ def _there(trials: list[Trial], command: list[str] | None, cluster: str) -> Iter
             run = Run(path)
             run.manifest.trial["out"] = trial.out
             replace(path / "manifest.json", msgspec.json.encode(run.manifest) + b"\n")
+            summary.write(run, summary.summarise(run))  # which says where the run is
             found.append(run)
     yield from found  # not before: meanwhile what is printed goes elsewhere
 

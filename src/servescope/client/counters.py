@@ -40,7 +40,7 @@ class Counters:
         self._lag_max_ns = 0
         self._behind_ns = self._published_ns = 0
         self._schedule = -1
-        with contextlib.suppress(OSError):  # not Linux, or a kernel that does not count this
+        with contextlib.suppress(OSError):  # a kernel that does not count this
             self._schedule = os.open("/proc/self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
         self._waited_ns: int | None = None
 

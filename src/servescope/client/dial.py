@@ -6,6 +6,7 @@ import os
 import socket
 import ssl
 import time
+from contextlib import suppress
 from errno import EAGAIN, EALREADY, EINPROGRESS, EISCONN
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,21 @@ from servescope.client.tls import READ_BYTES, Tls
 
 if TYPE_CHECKING:
     from servescope.client.feed import Settings
+
+SEND_S = 0.25
+"""At most so long: the loop stands still meanwhile."""
+
+
+def send_whole(sock: socket.socket, said: bytes) -> None:
+    """Send a short word of TLS's or to a proxy, all of it. Raises OSError.
+
+    It fits the socket's buffer but for very long chains of certificates; those are waited for.
+    """
+    sock.settimeout(SEND_S)
+    try:
+        sock.sendall(said)
+    finally:
+        sock.setblocking(False)
 
 
 class Dial:
@@ -39,15 +55,27 @@ class Dial:
             self.sock.close()
             raise
 
+    def queued(self) -> bool:
+        """Whether a Unix socket's listener has no place for it yet; this is another try.
+
+        Nothing else gets into its queue: epoll says at once, each time, that it is hung up.
+        """
+        if self._settings.family != socket.AF_UNIX:
+            return False
+        with suppress(OSError):  # `go_on` says it
+            self._there = self._there or self._connect()
+            return not self._there
+        return False
+
     def _connect(self) -> bool:
-        """Connect, or see how it goes: a second call tells. Raises OSError."""
+        """Connect, or see how it goes: a second call tells, but not once it was there: of a Unix
+        socket whose queue is full the kernel says EAGAIN even then. Raises OSError."""
         where = tuple(self._settings.address)
         unix = self._settings.family == socket.AF_UNIX
         code = self.sock.connect_ex(str(where[0]) if unix else where)
         if code in (0, EISCONN):
             return True
-        # EAGAIN: the queue of a Unix socket is full, and only another try gets into it.
-        if code in (EINPROGRESS, EALREADY, EAGAIN):
+        if code in (EINPROGRESS, EALREADY, EAGAIN):  # EAGAIN: see `queued`
             return False
         raise OSError(code, os.strerror(code))
 
@@ -64,13 +92,13 @@ class Dial:
                 said = self._talk.send(self.sock.recv(READ_BYTES))
             while True:
                 if said:
-                    self.sock.sendall(said)  # a handshake fits the socket's buffer
+                    send_whole(self.sock, said)
                 said = self._talk.send(self.sock.recv(READ_BYTES))
         except BlockingIOError:
             return False
         except StopIteration:
             if self.tls is not None and (said := self.tls.unsent()):
-                self.sock.sendall(said)
+                send_whole(self.sock, said)
             return True
 
     def _handshakes(self) -> Handshake:

@@ -130,7 +130,7 @@ class Drive:
             self.pool.connect_spare()
         deadline = time.monotonic_ns() + self.settings.connect_ns
         while not self.page[wire.START_NS]:
-            warming = self.pool.connecting and time.monotonic_ns() < deadline
+            warming = self.pool.still_connecting() and time.monotonic_ns() < deadline
             if not warming and (self.feed.ended or self.feed.full) and not self.page[wire.READY]:
                 gc.collect()
                 gc.freeze()
@@ -368,6 +368,7 @@ class Drive:
         self.offset.refresh()
         self.counters.clock_steps = self.offset.steps
         self.feed.resume()
+        self.pool.try_again()
         self.counters.publish(self.busy)
         if self.page[wire.STOP]:
             self.stopped = True

@@ -7,7 +7,7 @@ import os
 import select
 import socket
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from servescope.client import wire
@@ -27,8 +27,8 @@ class Settings:
     tls: bool
     verify: bool
     ca_file: str | None
-    head: str
-    """Request line and headers up to `Content-Length: `."""
+    head: str = field(repr=False)
+    """Request line and headers up to `Content-Length: `, those with a key among them."""
     protocol: str | dict[str, Any]
     stream: bool
     connect_ns: int
@@ -40,7 +40,7 @@ class Settings:
     """Users of a closed loop dealt to this process; 0 in an open load."""
     think_ns: int = 0
     duration_ns: int = 0
-    """No request starts later than this after the start; 0 for no such limit."""
+    """Looked at every 20 ms: past it after the start, no request is begun; 0 for no such limit."""
     cap: int = 0
     """Most requests in flight; 0 for no such limit."""
     warm: int = 0

@@ -10,7 +10,7 @@ from array import array
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from servescope.client.dial import Dial
+from servescope.client.dial import Dial, send_whole
 from servescope.client.spool import Heard, Spool
 from servescope.protocols.http1 import Chunks, Head, parse_head
 
@@ -36,7 +36,7 @@ class Connection:
     """
 
     __slots__ = (
-        *("_counted", "_dial", "_head", "_parts", "_request", "_spool", "_walked", "_walker"),
+        *("_counted", "_head", "_parts", "_request", "_spool", "_walked", "_walker", "dial"),
         *("asked", "begun_ns", "connecting", "deadline_ns", "end_at", "events", "fd", "head"),
         *(
             "idle_since_ns",
@@ -54,8 +54,8 @@ class Connection:
     def __init__(self, settings: Settings, context: ssl.SSLContext | None, spool: Spool) -> None:
         """Begin to connect. Raises OSError where the system refuses at once."""
         self._spool, self._head = spool, settings.head.encode("latin-1")
-        self._dial = Dial(settings, context)
-        self.begun_ns, self.sock, self.tls = self._dial.begun_ns, self._dial.sock, self._dial.tls
+        self.dial = dial = Dial(settings, context)
+        self.begun_ns, self.sock, self.tls = dial.begun_ns, dial.sock, dial.tls
         self.fd = self.sock.fileno()
         self.recvmsg_into = self.sock.recvmsg_into
         self.connecting = True
@@ -92,7 +92,7 @@ class Connection:
 
     def connected(self) -> bool:
         """Go on connecting, TLS included; True when requests can be sent. Raises OSError."""
-        self.connecting = not self._dial.go_on()
+        self.connecting = not self.dial.go_on()
         return not self.connecting
 
     # --- the exchange ---------------------------------------------------------------------------
@@ -123,7 +123,7 @@ class Connection:
         if said := self.tls.unsent():
             if self.unsent is None:
                 with suppress(OSError):  # a connection that is lost says so at the next read
-                    self.sock.sendall(said)  # it is short, and fits the socket's buffer
+                    send_whole(self.sock, said)
             else:
                 self.unsent = memoryview(bytes(self.unsent) + said)
         return plain

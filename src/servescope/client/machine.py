@@ -11,7 +11,7 @@ import os
 import resource
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from servescope.errors import BadInput
 from servescope.load import Closed
@@ -50,9 +50,7 @@ def usable_cores(root: Path = ROOT) -> int:
 
 def affinity() -> int:
     """Cores that the scheduler may put this process on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0))
 
 
 def cpu_quota(root: Path = ROOT) -> float:
@@ -100,10 +98,40 @@ def _finite(limit: int) -> int:
     return 1 << 30 if limit == resource.RLIM_INFINITY else limit
 
 
+def raise_open_files() -> None:
+    """Have as many open files as this process may."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def local_ports(root: Path = ROOT) -> range | None:
     """Ports that connections may come from, one each to one address; None where unknown."""
     words = _words(root / PORTS_FILE)
     return range(int(words[0]), int(words[1]) + 1) if len(words) == 2 else None
+
+
+class CpuTimes(NamedTuple):
+    """CPU time since the start, in clock ticks."""
+
+    busy: int
+    idle: int
+    steal: int
+
+
+def cpu_times(root: Path = ROOT) -> dict[str, CpuTimes]:
+    """Of `cpu0` and each other core, and of all (`cpu`). Raises OSError, ValueError."""
+    lines = (root / "proc/stat").read_text().splitlines()
+    found = {}
+    for name, *counts in (line.split() for line in lines if line.startswith("cpu")):
+        user, nice, system, idle, iowait, irq, softirq, steal = map(int, counts[:8])
+        found[name] = CpuTimes(user + nice + system + irq + softirq, idle + iowait, steal)
+    return found
+
+
+def clock_source(root: Path = ROOT) -> str:
+    """What the kernel reads the time from."""
+    source = "sys/devices/system/clocksource/clocksource0/current_clocksource"
+    return " ".join(_words(root / source)) or "unknown"
 
 
 # --- what a load wants ----------------------------------------------------------------------------
@@ -182,8 +210,7 @@ def allow_connections(offer: Open | Closed, load: str, trial: Trial) -> None:
         ports=None if ports is None or _by_path(trial) else len(ports),
     )
     # As far as it goes: requests of an open load that are slow to end hold ever more connections.
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    raise_open_files()
 
 
 def _by_path(trial: Trial) -> bool:

@@ -39,10 +39,12 @@ class Pool:
         """The server says `Keep-Alive` when it will; then it closes when it does not say so, and a
         close says nothing about the request that crossed it."""
         self._reused = False
+        self._queued: dict[int, Connection] = {}
+        """Not watched yet: a Unix socket's listener has no place for them."""
 
-    @property
-    def connecting(self) -> bool:
-        """Whether some connections are not there yet."""
+    def still_connecting(self) -> bool:
+        """Whether some connections are not there yet, after another try of those in a queue."""
+        self.try_again()
         return any(connection.connecting for connection in self.open.values())
 
     def connect(self) -> Connection:
@@ -50,8 +52,19 @@ class Pool:
         connection = Connection(self.settings, self.context, self.spool)
         self.open[connection.fd] = connection
         self.watch.look(connection, connection.begun_ns + self.settings.connect_ns)
-        self.epoll.register(connection.fd, READABLE | select.EPOLLOUT)
+        if connection.dial.queued():
+            self._queued[connection.fd] = connection
+        else:
+            self.epoll.register(connection.fd, READABLE | select.EPOLLOUT)
         return connection
+
+    def try_again(self) -> None:
+        """Connect those that a full queue had no place for, as far as it has by now."""
+        for fd, connection in list(self._queued.items()):
+            if connection.dial.queued():
+                return  # nor has it for the next one
+            del self._queued[fd]
+            self.epoll.register(fd, READABLE | select.EPOLLOUT)
 
     def connect_spare(self) -> None:
         """Begin one for a request to come, if it may be taken by it."""
@@ -89,7 +102,8 @@ class Pool:
         """Close a connection."""
         del self.open[connection.fd]
         self.idle.pop(connection.fd, None)
-        self.epoll.unregister(connection.fd)
+        if self._queued.pop(connection.fd, None) is None:
+            self.epoll.unregister(connection.fd)
         connection.sock.close()
         self.watch.forget(connection)
 

@@ -64,9 +64,9 @@ class Tunnel:
 
 
 def proxy_for(scheme: str, host: str, port: int, environment: Mapping[str, str]) -> Proxy | None:
-    """The proxy for a target, by curl's rules; the variable that is there first decides.
+    """The proxy for a target; the variable that is there first decides. Raises BadInput.
 
-    Raises BadInput.
+    As curl does it, but for HTTP_PROXY, which curl ignores for the sake of CGI scripts.
     """
     if _excepted(host, port, environment):
         return None

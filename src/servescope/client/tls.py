@@ -13,9 +13,10 @@ READ_BYTES = 65536
 class Tls:
     """One side of a TLS connection as functions of bytes."""
 
-    __slots__ = ("_incoming", "_object", "_outgoing")
+    __slots__ = ("_fault", "_incoming", "_object", "_outgoing")
 
     def __init__(self, context: ssl.SSLContext, server_name: str) -> None:
+        self._fault: ssl.SSLError | None = None
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_name)
 
@@ -38,7 +39,9 @@ class Tls:
         return self._outgoing.read()
 
     def decrypt(self, data: bytes) -> bytes:
-        """Plain bytes of what was received. Raises SSLError."""
+        """Plain bytes of what was received. Raises SSLError, at the next call if some are whole."""
+        if self._fault is not None:
+            raise self._fault
         self._incoming.write(data)
         plain = []
         try:
@@ -46,6 +49,10 @@ class Tls:
                 plain.append(piece)
         except (ssl.SSLWantReadError, ssl.SSLZeroReturnError):
             pass
+        except ssl.SSLError as error:
+            if not plain:
+                raise
+            self._fault = error
         return b"".join(plain)
 
     def unsent(self) -> bytes:

@@ -50,7 +50,8 @@ class Health:
     waiting_ratio: float
     """Share of the time that it was ready to run while others had the core; 0 where unknown."""
     turns: int
-    """Turns of the loop that read something; the three lags are of these."""
+    """Turns of the loop that read something, but a sample where they are very many; the P99 of the
+    lag is of these."""
     lag_p99_s: float
     """How late the loop read what the kernel had; 99 % of turns were quicker."""
     lag_p99_low_s: float

@@ -31,11 +31,12 @@ from servescope.share import Part
 from servescope.stage import Team, process_count
 
 AUTO, CLIENT, ADDRESS = "auto", "ray://", "RAY_ADDRESS"
-CONNECT_S, PLACE_S = 5.0, 30.0
-"""Patience with an address, and with cores that are to become free."""
+CONNECT_S, PLACE_S, EQUIP_S = 5.0, 30.0, 300.0
+"""Patience with an address, with cores that are to become free, and with nodes that take files."""
 SENT_BYTES = 256 << 20
 """A larger file is not sent to the nodes."""
 IMPORTABLE = "want servescope {}, with the same Python, on every node"
+EQUIPPED = "want nodes that can take the run's files and load its tokenizer and data"
 
 
 @contextlib.contextmanager
@@ -127,23 +128,30 @@ class Cluster:
             options = {"num_cpus": 1, "max_concurrency": 4, "scheduling_strategy": strategy}
             actor = ray.remote(Node).options(**options).remote()
             self.workers.append(Worker(actor=actor, place=place))
-        for worker, facts in self._each("facts"):
+        want = IMPORTABLE.format(servescope.__version__)
+        for worker, facts in self._each(PLACE_S, want, "facts"):
             worker.place.facts = facts
             if facts["servescope"] != servescope.__version__:
-                want = IMPORTABLE.format(servescope.__version__)
                 found = f"{worker.place.name} has {facts['servescope']}"
                 raise BadInput("--cluster", self.address, f"{want}: {found}")
 
-    def _each(self, method: str, *arguments: Any) -> list[tuple[Worker, Any]]:  # noqa: ANN401
+    def _each(
+        self,
+        patience_s: float,
+        want: str,
+        method: str,
+        *arguments: Any,  # noqa: ANN401
+    ) -> list[tuple[Worker, Any]]:
         """Every worker's answer to a first question. Raises BadInput where there is none."""
         asked = [getattr(w.actor, method).remote(*arguments) for w in self.workers]
         found = []
         for worker, answer in zip(self.workers, asked, strict=True):
             try:
-                found.append((worker, self.ray.get(answer, timeout=PLACE_S)))
+                found.append((worker, self.ray.get(answer, timeout=patience_s)))
             except (self.ray.exceptions.RayError, RuntimeError) as error:
-                want = IMPORTABLE.format(servescope.__version__)
-                why = str(error).strip().rpartition("\n")[2]
+                late = isinstance(error, self.ray.exceptions.GetTimeoutError)
+                words = f"no answer in {patience_s:g} s" if late else str(error)
+                why = words.strip().rpartition("\n")[2]
                 raise BadInput(
                     "--cluster", self.address, f"{want}: {worker.place.name}: {why}"
                 ) from None
@@ -152,13 +160,16 @@ class Cluster:
     def equip(self, bench: Bench) -> None:
         """Tell the workers what they need for every stage, and the manifest who they are."""
         trial, dataset = bench.plan.trial, bench.plan.dataset
-        facts = {name: getattr(bench, name) for name in ("plan", "endpoint", "wire")}
+        facts = {name: getattr(bench, name) for name in ("endpoint", "wire")}
+        # Their URLs may have passwords, and what is put may be spilled to a disk.
+        plain = msgspec.structs.replace(trial, target=[], collect=[])
+        facts["plan"] = msgspec.structs.replace(bench.plan, trial=plain)
         facts["ruler"] = dataclasses.replace(bench.ruler, count=None)
         paths = (getattr(dataset, "path", None), trial.tokenizer)
         parcel = self.ray.put(Parcel(facts, {path: _content(path) for path in paths if path}))
         keys = [path for name in TLS_FILES if (path := getattr(trial, name))]
         private = {path: Path(path).read_bytes() for path in keys}
-        for _, fault in self._each("equip", parcel, bench.secrets, private):
+        for _, fault in self._each(EQUIP_S, EQUIPPED, "equip", parcel, bench.secrets, private):
             if fault is not None:
                 raise raised(fault)
         self._describe(bench)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
-import resource
 import tempfile
 import threading
 import time
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 import servescope
+from servescope.client import machine
 from servescope.client.feed import Settings
 from servescope.client.secret import Secret
 from servescope.client.workers import Health, Live, Worker, share
@@ -35,7 +35,6 @@ from servescope.share import Batch, Part, Share
 GATHER_S, POLL_S = 0.05, 0.005
 MOST_AT_ONCE, BATCH_BYTES = 256, 4 << 20
 """Answers between two looks at the size of what is to be sent, and when it is large enough."""
-CLOCK_SOURCE = Path("/sys/devices/system/clocksource/clocksource0/current_clocksource")
 TLS_FILES = ("ca_file", "client_cert", "client_key")
 """Fields of a trial and of `Settings`."""
 
@@ -83,7 +82,7 @@ class Node:
             "host": platform.node(),
             "system": platform.platform(),
             "cores": len(os.sched_getaffinity(0)),
-            "clock": CLOCK_SOURCE.read_text().strip() if CLOCK_SOURCE.exists() else "unknown",
+            "clock": machine.clock_source(),
         }
 
     def clock_ns(self) -> int:
@@ -97,8 +96,7 @@ class Node:
 
         `private` are files that are not for everybody.
         """
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        machine.raise_open_files()
         try:
             files = parcel.files | private
             self._local = {path: self._keep(path, said) for path, said in files.items()}

@@ -36,10 +36,14 @@ class Place:
     """Its CLOCK_MONOTONIC minus ours, by which times are told to it and taken from it."""
     followed_s: float = 0.0
 
-    def follow(self, least_ns: int, most_ns: int) -> None:
-        """The offset is in these bounds: go so far as they prove, and no further."""
+    def follow(self, least_ns: int, most_ns: int) -> tuple[int, int]:
+        """The offset is in these bounds: go so far as they prove, and no further.
+
+        Returns the offset, and how far it may be from the true one.
+        """
         offset = (least_ns + most_ns) // 2 if self.offset_ns is None else self.offset_ns
-        self.offset_ns = min(max(offset, least_ns), most_ns)
+        self.offset_ns = offset = min(max(offset, least_ns), most_ns)
+        return offset, max(most_ns - offset, offset - least_ns)
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -57,7 +61,7 @@ class Process:
 
     number: int
     worker: Worker
-    heard_s: float
+    heard_s: float = 0.0
     told: Told | None = None
 
     @property
@@ -90,11 +94,9 @@ class Spread:
         """Process k has worker k, as far as there are any left."""
         self._ray, self._bench, self._deal, self._part = ray, bench, deal, part
         self._processes = [
-            Process(number=k, worker=worker, heard_s=time.monotonic())
-            for k, worker in enumerate(workers[: part.processes])
+            Process(number=k, worker=worker) for k, worker in enumerate(workers[: part.processes])
         ]
-        self._places = {process.worker.place: process for process in self._processes}
-        """With a process to ask for the time."""
+        self._places = list(dict.fromkeys(process.worker.place for process in self._processes))
         self._asked: dict[Any, Process] = {}
         """Who has been asked and not answered yet."""
         self._fault: Fault | None = None
@@ -104,15 +106,17 @@ class Spread:
 
     def begin(self, interrupted: Callable[[], int]) -> int:
         """Have the workers get ready, and start them at one instant, each by its own clock."""
-        self._measure_clocks()
+        self._measure_clocks(self._places)
         names = {field.name for field in dataclasses.fields(Deal)} - {"items"}
-        deal = {name: getattr(self._deal, name) for name in names}
+        deal = self._ray.put({name: getattr(self._deal, name) for name in names})
         self._wait(
             process.worker.actor.begin.remote(
                 self._part, deal, process.number, self._origin_ns(process)
             )
             for process in self._busy()
         )
+        for process in self._processes:
+            process.heard_s = time.monotonic()  # nobody was asked before
         while not interrupted() and not all(p.told and p.told.ready for p in self._busy()):
             self._hear()
             for process in self._processes:
@@ -120,6 +124,7 @@ class Spread:
                     raise ServescopeError(self._why(process))
             if self._fault is not None:
                 raise raised(self._fault)
+        self._measure_late()
         at_ns = time.monotonic_ns() + AHEAD_NS
         self._wait(
             process.worker.actor.start.remote(at_ns + (process.worker.place.offset_ns or 0))
@@ -147,7 +152,7 @@ class Spread:
 
     def end(self) -> tuple[list[Health], dict[int, str]]:
         """What each process says of itself, and why those that died did, by their numbers."""
-        self._measure_clocks()
+        self._measure_clocks(self._places)
         if not self._deal.items.alone:
             self._deal.items.turn(self._last)  # the head has seen of the data what the nodes have
         died = {
@@ -231,16 +236,16 @@ class Spread:
         """When the run began, by the clock of a node."""
         return self._bench.origin_ns + (process.worker.place.offset_ns or 0)
 
-    def _measure_clocks(self) -> None:
+    def _measure_clocks(self, places: list[Place]) -> None:
         """Find the offset of each node's clock, and keep it with its uncertainty."""
-        for place, process in self._places.items():
-            trips = [trip for _ in range(TRIPS) if (trip := self._trip(process)) is not None]
+        for place in places:
+            trips: list[tuple[int, int]] = []
+            while len(trips) < TRIPS and (trip := self._trip(place)) is not None:
+                trips.append(trip)
             if not trips:
                 continue
-            least, most = min(trips, key=lambda bounds: bounds[1] - bounds[0])
-            place.follow(least, most)
-            values = {"offset_s": (least + most) / 2e9, "uncertainty_s": (most - least) / 2e9}
-            for name, value in values.items():
+            offset, unsure = place.follow(*min(trips, key=lambda bounds: bounds[1] - bounds[0]))
+            for name, value in {"offset_s": offset / 1e9, "uncertainty_s": unsure / 1e9}.items():
                 self._bench.writer.sample(
                     Sample(
                         t_ns=time.monotonic_ns() - self._bench.origin_ns,
@@ -251,27 +256,38 @@ class Spread:
                     )
                 )
 
+    def _measure_late(self) -> None:
+        """Ask those again that were too slow; who never told the time cannot be told a start."""
+        self._measure_clocks([place for place in self._places if place.offset_ns is None])
+        for process in self._busy():
+            if process.worker.place.offset_ns is None:
+                process.worker.died = f"{process.worker.place.name} did not tell its time"
+
     def _follow_clocks(self) -> None:
         """Now and then, lest a drift add up: one node in a turn, for it costs a round trip."""
         now_s = time.monotonic()
-        for place, process in self._places.items():
+        for place in self._places:
             if now_s - place.followed_s > FOLLOW_S:
                 place.followed_s = now_s
-                bounds = self._trip(process)
+                bounds = self._trip(place)
                 if bounds is not None:
                     place.follow(*bounds)
                 return
 
-    def _trip(self, process: Process) -> tuple[int, int] | None:
+    def _trip(self, place: Place) -> tuple[int, int] | None:
         """Bounds of a node's offset: it read its clock between two readings of ours."""
-        if process.worker.died is not None:
-            return None
-        before = time.monotonic_ns()
-        try:
-            clock = self._ray.get(process.worker.actor.clock_ns.remote(), timeout=TRIP_S)
-        except self._ray.exceptions.RayError:
-            return None
-        return clock - time.monotonic_ns(), clock - before
+        for worker in [process.worker for process in self._processes]:
+            if worker.place is not place or worker.died is not None:
+                continue
+            before = time.monotonic_ns()
+            try:
+                clock = self._ray.get(worker.actor.clock_ns.remote(), timeout=TRIP_S)
+            except self._ray.exceptions.RayActorError:
+                continue  # another of the node may be there still
+            except self._ray.exceptions.RayError:
+                return None
+            return clock - time.monotonic_ns(), clock - before
+        return None
 
 
 LIVE = tuple(field.name for field in dataclasses.fields(Live))

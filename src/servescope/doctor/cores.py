@@ -6,7 +6,6 @@ import math
 import os
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 from servescope.client import machine
 from servescope.client.machine import ROOT
@@ -42,28 +41,12 @@ def usable(root: Path = ROOT) -> Row:
     return Row(value=value, advice=advice, facts=facts)
 
 
-class CpuTimes(NamedTuple):
-    """CPU time of all cores since the start, in clock ticks."""
-
-    total: int
-    busy: int
-    steal: int
-
-
-def cpu_times(stat: str) -> CpuTimes:
-    """The first line of /proc/stat."""
-    user, nice, system, idle, iowait, irq, softirq, steal = map(int, stat.split()[1:9])
-    busy = user + nice + system + irq + softirq
-    return CpuTimes(busy + idle + iowait + steal, busy, steal)
-
-
 def other_load(root: Path = ROOT) -> Row:
     """How busy the cores are with other things just now."""
-    stat = root / "proc/stat"
-    before, own_s = cpu_times(stat.read_text()), time.process_time()
+    before, own_s = machine.cpu_times(root)["cpu"], time.process_time()
     time.sleep(WATCHED_S)
-    after, own_s = cpu_times(stat.read_text()), time.process_time() - own_s
-    ticks = max(1, after.total - before.total)
+    after, own_s = machine.cpu_times(root)["cpu"], time.process_time() - own_s
+    ticks = max(1, sum(after) - sum(before))
     own = own_s * os.sysconf("SC_CLK_TCK")
     busy = max(0.0, after.busy - before.busy - own) / ticks
     average = os.getloadavg()
@@ -79,8 +62,8 @@ def other_load(root: Path = ROOT) -> Row:
 
 def virtualisation(root: Path = ROOT) -> Row:
     """Whether this is a machine of its own, and what its host takes away."""
-    times = cpu_times((root / "proc/stat").read_text())
-    steal = times.steal / max(1, times.total)
+    times = machine.cpu_times(root)["cpu"]
+    steal = times.steal / max(1, sum(times))
     flags = (root / "proc/cpuinfo").read_text()
     virtual = " hypervisor" in flags if "flags" in flags else None
     container = any((root / one).exists() for one in (".dockerenv", "run/.containerenv"))

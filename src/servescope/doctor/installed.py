@@ -42,16 +42,11 @@ def gpus(root: Path = ROOT) -> Row:
             advice="pynvml not installed: pip install nvidia-ml-py" if seen else "",
             facts={"seen": seen},
         )
-    try:
-        nvml.nvmlInit()
-    except nvml.NVMLError as error:
-        return Row(value=f"none ({error})", facts={"seen": False})
-    try:
-        handles = [nvml.nvmlDeviceGetHandleByIndex(k) for k in range(nvml.nvmlDeviceGetCount())]
-        names = [str(nvml.nvmlDeviceGetName(handle)) for handle in handles]
-        driver = str(nvml.nvmlSystemGetDriverVersion())
-    finally:
-        nvml.nvmlShutdown()
+    nvml.nvmlInit()  # where it fails, its words are the row's
+    handles = map(nvml.nvmlDeviceGetHandleByIndex, range(nvml.nvmlDeviceGetCount()))
+    names = [str(nvml.nvmlDeviceGetName(handle)) for handle in handles]
+    driver = str(nvml.nvmlSystemGetDriverVersion())
+    nvml.nvmlShutdown()
     kinds = ", ".join(f"{names.count(name)} x {name}" for name in sorted(set(names)))
     return Row(
         value=f"{kinds or 'none'} (driver {driver})",

@@ -7,13 +7,13 @@ import os
 import select
 import socket
 import struct
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from servescope.client import machine
 from servescope.client.clock import SO_TIMESTAMPNS, Offset, Timer, steady_process
 from servescope.client.machine import ROOT
 from servescope.doctor.row import Row
@@ -30,12 +30,12 @@ T = TypeVar("T")
 
 def receive_times() -> Row:
     """Whether the kernel stamps what is received, tried on loopback."""
-    gaps = _stamped_gaps_ns() if sys.platform == "linux" else []
+    gaps = _stamped_gaps_ns()
     if not gaps:
         return Row(
             value="user: the kernel stamps nothing here",
             advice="times are read when the program comes to it, late with many streams: "
-            "measure from Linux",
+            "measure from a machine whose kernel does",
             facts={"clock": "user"},
         )
     median_s, p99_s = _p50_p99_s(gaps)
@@ -123,8 +123,7 @@ def in_thread(function: Callable[[], T]) -> T:
 
 def clock_source(root: Path = ROOT) -> Row:
     """What the kernel reads the time from, and what a reading costs."""
-    folder = root / "sys/devices/system/clocksource/clocksource0"
-    source = (folder / "current_clocksource").read_text().strip()
+    source = machine.clock_source(root)
     cost_ns = min(_reading_ns() for _ in range(20))
     return Row(
         value=f"{source}, {cost_ns:.0f} ns a reading",

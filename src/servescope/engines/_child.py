@@ -66,8 +66,7 @@ def running(
 
 def die_with_parent() -> None:
     """Ask Linux to send this process SIGTERM when its parent ends, even if that was killed."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
 
 
 def dying_with_parent(command: Sequence[str]) -> list[str]:

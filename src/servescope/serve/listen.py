@@ -7,12 +7,12 @@ import errno
 import gc
 import ipaddress
 import os
-import resource
 import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
 
+from servescope.client.machine import raise_open_files
 from servescope.engine.config import EngineConfig
 from servescope.errors import BadInput
 from servescope.serve.app import App
@@ -40,7 +40,7 @@ def run(
     loopback = _is_loopback(host)
     if token is None and not loopback:
         raise BadInput("--host", host, "others can reach it: want a token too, by --token-file")
-    _allow_many_files()
+    raise_open_files()
     with _bound(host, port) as listener:
         name = f"[{host}]" if ":" in host else host
         hosts = LOOPBACK_NAMES | {name.lower()} if loopback else frozenset[str]()
@@ -103,8 +103,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
-
-
-def _allow_many_files() -> None:
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -16,7 +16,6 @@ from __future__ import annotations
 import gc
 import os
 import re
-import resource
 import select
 import socket
 import struct
@@ -28,6 +27,7 @@ from collections import deque
 from typing import NamedTuple, Self
 
 from servescope.client.clock import SO_TIMESTAMPNS, Offset, Timer, steady_process
+from servescope.client.machine import raise_open_files
 from servescope.errors import ServescopeError
 
 _AT_ONCE = 32
@@ -40,8 +40,6 @@ _PATIENCE_S = 30.0
 _STAMP = struct.Struct("qq")
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 _TOKENS = re.compile(rb'"max_(?:completion_)?tokens": ?(\d+)')
-_HEAD = struct.Struct("<qq")
-"""CPU nanoseconds of the loop, and how many requests follow."""
 _SERVED = struct.Struct("<qqq")
 """Of a request: when it was received, its body's length, its tokens; the body and the times follow.
 """
@@ -220,17 +218,14 @@ class _Loop:
 def main(ttft_ns: str, itl_ns: str) -> None:
     """Serve on loopback, the port first on standard output; the truth when standard input ends."""
     steady_process()
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    raise_open_files()
     loop = _Loop(int(ttft_ns), int(itl_ns))
     out = sys.stdout.buffer
     out.write(b"%d\n" % loop.listener.getsockname()[1])
     out.flush()
     gc.freeze()
     gc.disable()
-    cpu_ns = time.process_time_ns()
     loop.run(sys.stdin.fileno())
-    out.write(_HEAD.pack(time.process_time_ns() - cpu_ns, len(loop.answers)))
     for answer in loop.answers:
         out.write(_SERVED.pack(answer.received_ns, len(answer.body), len(answer.sent)))
         out.write(answer.body)
@@ -249,13 +244,6 @@ class Served(NamedTuple):
     body: bytes
     sent_ns: array[int]
     """Just before the send of each token."""
-
-
-class Truth(NamedTuple):
-    """What the server did."""
-
-    cpu_s: float
-    served: list[Served]
 
 
 class NullServer:
@@ -287,21 +275,20 @@ class NullServer:
         """Keep it on one core."""
         os.sched_setaffinity(self.process.pid, {core})
 
-    def end(self) -> Truth:
+    def end(self) -> list[Served]:
         """End it; returns what it did. Raises ServescopeError where it died before."""
         said, _ = self.process.communicate(timeout=_PATIENCE_S)
-        if self.process.returncode or len(said) < _HEAD.size:
+        if self.process.returncode:
             raise ServescopeError(f"the null server died (status {self.process.returncode})")
-        cpu_ns, count = _HEAD.unpack_from(said)
-        at, served = _HEAD.size, []
-        for _ in range(count):
+        at, served = 0, []
+        while at < len(said):
             received_ns, length, tokens = _SERVED.unpack_from(said, at)
             at += _SERVED.size
             body, at = said[at : at + length], at + length
             sent_ns = array("q", said[at : at + 8 * tokens])
             at += 8 * tokens
             served.append(Served(received_ns, body, sent_ns))
-        return Truth(cpu_ns / 1e9, served)
+        return served
 
     def __exit__(self, *_: object) -> None:
         """End it, whatever it did."""
