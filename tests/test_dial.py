@@ -531,19 +531,23 @@ needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="need
         ({"client_cert": str(CERTIFICATE)}, "--client-cert: .*want a PEM certificate and its key"),
         ({"client_cert": "none.pem"}, "--client-cert: .*cannot be read"),
         ({"client_cert": "text.pem"}, "--client-cert: .*want a PEM certificate and its key"),
-        ({"client_cert": str(CERTIFICATE), "client_key": "text.pem"}, "want a PEM certificate"),
+        (
+            {"client_cert": str(CERTIFICATE), "client_key": "text.pem"},
+            "--client-key: .*want the key of the certificate",
+        ),
         ({"client_cert": str(CERTIFICATE), "client_key": "none.pem"}, "--client-key: .*read"),
         ({"client_key": str(KEY)}, "--client-key: .*want its certificate in --client-cert"),
         ({"ca_file": "text.pem"}, "--ca-file: .*want PEM certificates"),
     ],
 )
+@pytest.mark.parametrize("scheme", ["https", "http"])
 def test_a_certificate_that_cannot_be_used_is_bad_input(
-    secure, tmp_path, monkeypatch, given, words
+    secure, tmp_path, monkeypatch, *, given, words, scheme
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.pem").write_text("nothing")
     with pytest.raises(BadInput, match=words):
-        measure(secure.url, tmp_path, **given)
+        measure(secure.url.replace("https", scheme), tmp_path, **given)
 
 
 @needs_openssl

@@ -190,7 +190,8 @@ def run(target: tuple[str, ...], form: str, *, as_json: bool, quiet: bool, **opt
     several runs, those of simulated targets side by side on all cores.
 
     Exit status: 0 done, 2 bad input, 3 the target cannot be reached or answers nothing useful, 4 an
-    SLO was missed, 130 interrupted (what was measured is kept).
+    SLO was missed, 130 or 143 interrupted, 1 a load process or a node died; what was measured is
+    kept.
     """
     from servescope.report.progress import Progress  # noqa: PLC0415 (--help need not wait for it)
     from servescope.several import conduct_all  # noqa: PLC0415

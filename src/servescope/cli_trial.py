@@ -31,7 +31,18 @@ def declared(targets: tuple[str, ...], **options: Any) -> list[Trial]:  # noqa: 
         return [_trial(read_file(files[0]), options)]
     if options["name"] is not None:
         raise BadInput("--name", options["name"], "want none: each run is named like its file")
-    return [_trial({"name": Path(file).stem} | read_file(file), options) for file in files]
+    return [_one_of_several(file, options) for file in files]
+
+
+def _one_of_several(file: str, options: dict[str, Any]) -> Trial:
+    from servescope.experiment_file import read_file  # noqa: PLC0415
+
+    try:
+        return _trial({"name": Path(file).stem} | read_file(file), options)
+    except BadInput as error:
+        if file in str(error):
+            raise
+        raise BadInput(f"{file}: {error.field}", error.value, error.want) from None
 
 
 def _trial(declared: dict[str, Any], options: dict[str, Any]) -> Trial:

@@ -1,5 +1,6 @@
 """Which item is which request of a stage, when it is due, and which load process sends it.
 
+Request k goes to process k mod n; of a closed load, to that of user k mod users, who is dealt so.
 With several targets, process k sends to target k mod n. A session is dealt as a whole, to one
 process. Offering each target a load of its own is the same as one load of n times as much.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import count
 from typing import NamedTuple
 
 from servescope.datasets import ItemSource, Turn
@@ -64,8 +65,9 @@ class Deal:
         """Those of one load process, in order."""
         numbers = count() if self.most is None else range(self.most)
         if self.items.alone:
-            for k in islice(numbers, process, None, processes):
-                yield Dealt(k, self._item(k), self._due_ns(k, k), None)
+            for k in numbers:
+                if self._process(k, processes) == process:
+                    yield Dealt(k, self._item(k), self._due_ns(k, k), None)
             return
         begun: dict[int, int] = {}
         for k in numbers:
@@ -74,8 +76,18 @@ class Deal:
             session = begun.setdefault(turn.session, len(begun))
             if self._beyond(session):
                 return
-            if session % processes == process:
+            if self._process(session, processes) == process:
                 yield Dealt(k, item, self._due_ns(k, session, turn.number), turn)
+
+    def _process(self, number: int, processes: int) -> int:
+        """Which process sends a request, or a session.
+
+        Users are dealt in the same way: else those of a process that has one more than the others
+        would end before them, and the load would not be that of so many users any more.
+        """
+        if isinstance(self.offer, Closed):
+            number %= self.offer.users * self.loads
+        return number % processes
 
     def _item(self, k: int) -> int:
         rows = self.offer.rows if isinstance(self.offer, Open) else None

@@ -255,14 +255,16 @@ def _check_history(items: ItemSource, wire: WireProtocol, trial: Trial) -> None:
 
 
 def _context(address: Address, trial: Trial) -> ssl.SSLContext | None:
-    if address.scheme != "https":
+    """Files that cannot be used are refused, also where nothing uses them."""
+    if address.scheme != "https" and not (trial.ca_file or trial.client_cert):
         return None
-    return tls_context(
+    context = tls_context(
         trial.ca_file,
         verify=not trial.insecure,
         client_cert=trial.client_cert,
         client_key=trial.client_key,
     )
+    return context if address.scheme == "https" else None
 
 
 def check_context(plan: Plan, context: int | None) -> None:

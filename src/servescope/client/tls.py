@@ -80,7 +80,11 @@ def tls_context(
         try:
             context.load_cert_chain(client_cert, client_key, password=_no_password)
         except OSError as error:
-            want = f"want a PEM certificate and its key, here or in --client-key ({error})"
+            said = error.strerror or error.args[0]
+            if client_key is not None:
+                want = f"want the key of the certificate {client_cert}, in PEM ({said})"
+                raise BadInput("--client-key", client_key, want) from None
+            want = f"want a PEM certificate and its key, here or in --client-key ({said})"
             raise BadInput("--client-cert", client_cert, want) from None
     return context
 

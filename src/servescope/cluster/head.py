@@ -48,7 +48,7 @@ def connected(address: str) -> Iterator[Any]:
     try:
         import ray  # noqa: PLC0415 (an extra)
     except ImportError:
-        want = "needs `pip install servescope[ray]`, here and on every node"
+        want = "needs `pip install 'servescope[ray]'`, here and on every node"
         raise BadInput("--cluster", address, want) from None
     if ray.is_initialized():
         yield ray
