@@ -178,7 +178,7 @@ def test_without_ray_it_is_said_what_to_install(monkeypatch, tmp_path, capsys):
     with pytest.raises(SystemExit) as status:
         cli.main()
     assert status.value.code == 2
-    assert "pip install servescope[ray]" in capsys.readouterr().err
+    assert "pip install 'servescope[ray]'" in capsys.readouterr().err
 
 
 def test_one_simulated_target_has_no_use_for_a_cluster(tmp_path):
