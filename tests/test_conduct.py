@@ -336,5 +336,5 @@ def test_what_means_nothing_to_a_simulated_target_is_refused(tmp_path, options, 
 def test_the_same_trial_can_be_carried_out_twice_without_a_target(tmp_path):
     trial = Trial(requests=2, output_tokens="2", load=["sync"], out=str(tmp_path))
     for _ in range(2):
-        assert conduct(trial).summary["stages"][0]["outcomes"] == {"completed": 2}
+        assert summarise(conduct(trial)).stages[0].outcomes == {"completed": 2}
     assert trial.target == []

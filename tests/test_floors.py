@@ -13,7 +13,7 @@ FLOORS = {
     "errors": 0, "units": 0, "plugins": 0, "seeds": 0,
     "records": 1, "store": 1,
     "stats": 2, "token_times": 2, "metrics": 2, "goodput": 2, "doubts": 2, "summary": 2,
-    "tally": 2, "error_bars": 2,
+    "tally": 2, "error_bars": 2, "findings": 2, "telemetry": 2,
     "experiment": 3, "experiment_file": 3, "deal": 3, "sessions": 3, "load": 3, "loads": 3,
     "lengths": 3, "text": 3, "rulers": 3, "vocabulary": 3, "datasets": 3, "traces": 3,
     "engine": 4, "protocols": 4,
@@ -21,8 +21,10 @@ FLOORS = {
     "stage": 6, "share": 6, "several": 6, "cluster": 6, "prepare": 6, "simulated": 6, "offers": 6,
     "conduct": 6, "engines": 6,
     "selftest": 6, "instrument": 6, "doctor": 6,
+    "analysis": 7, "importers": 7,
     "report": 8,
-    "cli": 9, "cli_doctor": 9, "cli_selftest": 9, "cli_trial": 9, "__main__": 9, "__init__": 9,
+    "cli": 9, "cli_doctor": 9, "cli_selftest": 9, "cli_read": 9, "cli_compare": 9,
+    "cli_view": 9, "cli_trial": 9, "__main__": 9, "__init__": 9,
 }  # fmt: skip
 WORLD = {"socket", "ssl", "select", "selectors", "asyncio", "http", "subprocess"}
 FORBIDDEN = {"pickle", "marshal", "shelve", "dill", "cloudpickle"}

@@ -19,7 +19,8 @@ def run(target: str | list[str] | None = None, **options: Any) -> Run:  # noqa: 
     `servescope.run("http://127.0.0.1:8000", load=["poisson:4"], duration="30s")`. Raises
     `servescope.errors.BadInput` and `Unreachable`; a fault of the server is a record, no exception.
     """
-    from servescope.conduct import conduct  # noqa: PLC0415 (importing servescope stays cheap)
+    from servescope.analysis import conclude  # noqa: PLC0415 (importing servescope stays cheap)
+    from servescope.conduct import conduct  # noqa: PLC0415
     from servescope.experiment import declare  # noqa: PLC0415
 
-    return conduct(declare({"target": target or []} | options))
+    return conclude(conduct(declare({"target": target or []} | options))).run

@@ -12,15 +12,14 @@ import click
 
 from servescope import __version__
 from servescope.cli_doctor import doctor
+from servescope.cli_read import FORMATS, export, report, show
 from servescope.cli_selftest import selftest
 from servescope.cli_trial import declared
 from servescope.errors import ServescopeError
 
 if TYPE_CHECKING:
-    from servescope.store import Run
-    from servescope.summary import Summary
+    from servescope.analysis.evidence import Evidence
 
-FORMATS = ("table", "vllm")
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _PAIR = re.compile(r"[a-z0-9]+:[0-9.]+")
 
@@ -193,9 +192,9 @@ def run(target: tuple[str, ...], form: str, *, as_json: bool, quiet: bool, **opt
     SLO was missed, 130 or 143 interrupted, 1 a load process or a node died; what was measured is
     kept.
     """
-    from servescope.report.progress import Progress  # noqa: PLC0415 (--help need not wait for it)
+    from servescope.analysis import conclude  # noqa: PLC0415 (--help need not wait for it)
+    from servescope.report.progress import Progress  # noqa: PLC0415
     from servescope.several import conduct_all  # noqa: PLC0415
-    from servescope.summary import summarise  # noqa: PLC0415
 
     trials = declared(target, **options)
     progress = None if as_json or quiet else Progress()
@@ -206,84 +205,24 @@ def run(target: tuple[str, ...], form: str, *, as_json: bool, quiet: bool, **opt
         for found in conduct_all(trials, progress, ["servescope", *sys.argv[1:]]):
             if progress is not None:
                 progress.clear()
-            summary = summarise(found)
-            _show(found, summary, form, as_json=as_json, quiet=quiet)
-            status = max(status, _status(found, summary))
+            evidence = conclude(found)
+            show(evidence, form, as_json=as_json, quiet=quiet)
+            status = max(status, _status(evidence))
     finally:
         if progress is not None:
             progress.clear()
     sys.exit(status)
 
 
-def _show(found: Run, summary: Summary, form: str, *, as_json: bool, quiet: bool) -> None:
-    if as_json:
-        sys.stdout.buffer.write((found.path / "summary.json").read_bytes())
-        return
-    if quiet:
-        click.echo(str(found.path))
-        return
-    _print(found, summary, form)
-    click.echo(f"kept in {found.path}")
-
-
-def _print(found: Run, summary: Summary, form: str) -> None:
-    from servescope.report import console, vllm  # noqa: PLC0415
-    from servescope.units import printable  # noqa: PLC0415
-
-    if form == "table":
-        console.print_table(summary, sys.stdout, colour=sys.stdout.isatty())
-        return
-    facts = [stage for stage in found.manifest.stages if not stage.warmup]
-    cap = found.manifest.trial.get("max_concurrency")
-    for stage, fact in zip(summary.stages, facts, strict=False):
-        for doubt in stage.doubts:
-            click.echo(f"doubt {doubt.kind}: {printable(doubt.message)}")
-        click.echo(vllm.block(stage, cap=fact.users or cap, rate=fact.rate))
-
-
-def _status(found: Run, summary: Summary) -> int:
+def _status(evidence: Evidence) -> int:
     from servescope.summary import nothing_answered  # noqa: PLC0415
 
-    interrupted = found.manifest.interrupted
+    summary, interrupted = evidence.summary, evidence.run.manifest.interrupted
     if interrupted is not None:
         return {"SIGINT": 130, "SIGTERM": 143}.get(interrupted, 1)
     if nothing_answered(summary):
         return 3
     return 4 if any(not b.met for stage in summary.stages for b in stage.slo) else 0
-
-
-@cli.command()
-@click.argument("directories", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="The summary as JSON, nothing else.")
-def report(directories: tuple[Path, ...], form: str, *, as_json: bool) -> None:
-    """Print the table of runs again, from their directories alone."""
-    from servescope.store import Run  # noqa: PLC0415
-    from servescope.summary import summarise, write  # noqa: PLC0415
-
-    for directory in directories:
-        found = Run(directory)
-        summary = summarise(found)
-        try:
-            write(found, summary)
-        except OSError:
-            as_json = as_json and (found.path / "summary.json").exists()
-        _show(found, summary, form, as_json=as_json, quiet=False)
-
-
-@cli.command()
-@click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--format", "form", default="csv", show_default=True, metavar="csv|parquet")
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Where to. Default: the run's directory."
-)
-def export(directory: Path, form: str, out: Path | None) -> None:
-    """Write a run's requests, chunks and samples as tables."""
-    from servescope.report.export import export as write  # noqa: PLC0415
-    from servescope.store import Run  # noqa: PLC0415
-
-    for path in write(Run(directory), form, out or directory):
-        click.echo(str(path))
 
 
 @cli.command()
@@ -316,6 +255,8 @@ def serve(sim: str, host: str, port: int, token_file: Path | None, *, quiet: boo
     listen.run(config, host=host, port=port, token=listen.token_from(token_file), ready=ready)
 
 
+cli.add_command(report)
+cli.add_command(export)
 cli.add_command(doctor)
 cli.add_command(selftest)
 

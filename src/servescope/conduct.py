@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import msgspec
 
 import servescope
-from servescope import collect, error_bars, offers, protocols, summary
+from servescope import collect, error_bars, offers, protocols
 from servescope.client.address import parse_target, redact
 from servescope.client.secret import Secret
 from servescope.cluster.head import Cluster
@@ -55,7 +55,7 @@ class Subject(Protocol):
 
 
 def conduct(trial: Trial, watcher: Watcher | None = None, command: list[str] | None = None) -> Run:
-    """Carry out a trial; returns its run, with the summary written.
+    """Carry out a trial; returns its run.
 
     Raises BadInput before the first request, Unreachable where the target is of no use. An
     interrupt ends the run early: the manifest says so, and what was measured is kept.
@@ -97,9 +97,7 @@ def conduct(trial: Trial, watcher: Watcher | None = None, command: list[str] | N
             writer.manifest.notes += [*collection.notes, *getattr(subject.items, "notes", [])]
             writer.manifest.finished_utc = _utc_now()
             writer.write_manifest()
-    run = Run(writer.path)
-    summary.write(run, summary.summarise(run))
-    return run
+    return Run(writer.path)
 
 
 def _simulated(trial: Trial) -> EngineConfig | None:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from servescope import summary
 from servescope.client.machine import usable_cores
 from servescope.cluster.head import connected
 from servescope.cluster.node import Fault, fault_of, raised
@@ -113,7 +112,6 @@ def _there(trials: list[Trial], command: list[str] | None, cluster: str) -> Iter
             run = Run(path)
             run.manifest.trial["out"] = trial.out
             replace(path / "manifest.json", msgspec.json.encode(run.manifest) + b"\n")
-            summary.write(run, summary.summarise(run))  # which says where the run is
             found.append(run)
     yield from found  # not before: meanwhile what is printed goes elsewhere
 

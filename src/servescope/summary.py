@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -12,8 +11,9 @@ import numpy as np
 from servescope import goodput, metrics
 from servescope.doubts import Doubt, StageFacts, doubts
 from servescope.doubts.generator import Generator, generator, own_limit
+from servescope.findings import Finding
 from servescope.records import ABSENT, OUTCOMES, Columns, Sample
-from servescope.store import SCHEMA, Manifest, Run, Stage, replace
+from servescope.store import SCHEMA, Manifest, Run, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,6 +43,8 @@ class StageSummary(msgspec.Struct, kw_only=True):
     """One stage: what came of its requests, and the figures."""
 
     load: str
+    number: int
+    """As in the records."""
     outcomes: dict[str, int]
     figures: dict[str, Any]
     doubts: list[Doubt] = []
@@ -75,6 +77,8 @@ class Summary(msgspec.Struct, kw_only=True):
     doubts: list[Doubt]
     """Those of all stages; a stage's own list says which they are."""
     stages: list[StageSummary]
+    findings: list[Finding] = []
+    """What the analyses found, in the order in which a reader wants it."""
     notes: list[str] = []
     """What else should be known of the run."""
 
@@ -91,6 +95,7 @@ def summarise(run: Run) -> Summary:
             manifest,
             stage,
             columns.where(columns.stage == number),
+            number=number,
             samples=[sample for sample in samples if sample.labels.get("stage") == str(number)],
             bounds=(slo, gate),
             reasons=reasons.get(number, []),
@@ -120,12 +125,9 @@ def _target(manifest: Manifest) -> str:
     return ", ".join(filter(None, (found.get("model"), engine, found.get("protocol"), where)))
 
 
-def write(run: Run, summary: Summary) -> Path:
-    """Keep a summary as the run's summary.json."""
-    path = run.path / "summary.json"
-    content = msgspec.json.format(msgspec.json.encode(summary), indent=2)
-    replace(path, content + b"\n")
-    return path
+def as_json(summary: Summary) -> bytes:
+    """What `summary.json` holds."""
+    return msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n"
 
 
 def _stage(
@@ -133,6 +135,7 @@ def _stage(
     stage: Stage,
     columns: Columns,
     *,
+    number: int,
     samples: Sequence[Sample],
     bounds: tuple[Slo | None, Slo | None],
     reasons: list[Reason],
@@ -158,6 +161,7 @@ def _stage(
     verdicts = goodput.check_slo(gate, figures) if gate is not None else []
     return StageSummary(
         load=stage.load,
+        number=number,
         outcomes=metrics.outcomes(columns),
         figures=figures,
         doubts=doubts(facts, columns, figures, samples),

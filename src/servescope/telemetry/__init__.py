@@ -1,0 +1,1 @@
+"""What machines and engines said of themselves, in one vocabulary whoever said it."""
