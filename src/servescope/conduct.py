@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-import time
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,10 +14,12 @@ from typing import Any, Protocol
 import msgspec
 
 import servescope
-from servescope import collect, error_bars, offers, protocols
+from servescope import error_bars, offers, protocols
 from servescope.client.address import parse_target, redact
 from servescope.client.secret import Secret
 from servescope.cluster.head import Cluster
+from servescope.collect import _chosen as collectors
+from servescope.collect._collection import Collection
 from servescope.datasets import ItemSource
 from servescope.deal import Deal
 from servescope.engine.config import SCHEME, EngineConfig
@@ -27,7 +29,7 @@ from servescope.experiment import Plan, Trial, resolve
 from servescope.load import Open
 from servescope.offers import Offer
 from servescope.prepare import Interrupt, Watcher, api_key, prepare
-from servescope.records import WARMUP_STAGE
+from servescope.records import WARMUP_STAGE, Sample
 from servescope.serve import Server
 from servescope.simulated import Simulated
 from servescope.stage import Measured
@@ -63,41 +65,57 @@ def conduct(trial: Trial, watcher: Watcher | None = None, command: list[str] | N
     plan = resolve(trial)
     stages = offers.offers(plan)
     config = _simulated(trial)
-    collectors = [collect.parse("--collect", text) for text in trial.collect]
+    named = collectors.asked(trial)
     if trial.cluster is None:  # else it is for the nodes to open connections
         offers.allow_files(stages, trial)
     key = None if config else _check_targets(trial)
     manifest = _manifest(plan, command or [], stages)
     writer = RunWriter(Path(trial.out), manifest, offers.room_bytes(plan, stages))
-    interrupt = Interrupt()
+    interrupt, collection = Interrupt(), Collection([])
     with ExitStack() as stack:
         try:
             subject: Subject
             if config is not None:
                 subject = Simulated(plan, config, writer, interrupt=interrupt, watcher=watcher)
-                origin_ns = time.monotonic_ns()
             else:
                 targets = trial.targets or [stack.enter_context(Server(EngineConfig())).url]
+                # It gets ready while the targets are found out, so that nothing waits for it.
+                collection = stack.enter_context(collectors.collection(trial, named, targets, key))
                 cluster = stack.enter_context(Cluster(trial)) if trial.cluster else None
                 bench = prepare(plan, targets, key, writer, interrupt=interrupt, watcher=watcher)
                 for where in bench.loaded:
                     offers.check_ownership(trial, stages, where)
                 if cluster is not None:
                     cluster.equip(bench)
-                subject, origin_ns = Measured(bench, cluster), bench.origin_ns
-                manifest.origin_ns, manifest.instrument = origin_ns, error_bars.kept()
+                subject = Measured(bench, cluster)
+                manifest.origin_ns, manifest.instrument = bench.origin_ns, error_bars.kept()
         except BaseException:  # an interrupt, too: nothing has been measured
             writer.discard()
             raise
         with interrupt, writer:
-            with collect.Collection(collectors, origin_ns) as collection:
-                writer.more = collection.drain
-                _drive(plan, subject, writer, stages, interrupt=interrupt, watcher=watcher)
+            if manifest.origin_ns is not None:
+                collection.begin(manifest.origin_ns)
+                writer.more = _drained(collection, watcher)
+            _drive(plan, subject, writer, stages, interrupt=interrupt, watcher=watcher)
+            collection.end()
             writer.flush(now=True)
-            writer.manifest.notes += [*collection.notes, *getattr(subject.items, "notes", [])]
+            manifest.collected = collection.collected
+            manifest.notes += [*collection.notes, *getattr(subject.items, "notes", [])]
             writer.manifest.finished_utc = _utc_now()
             writer.write_manifest()
     return Run(writer.path)
+
+
+def _drained(collection: Collection, watcher: Watcher | None) -> Callable[[], list[Sample]]:
+    """What the collectors have read since the last call; whoever watches the run is told too."""
+
+    def drained() -> list[Sample]:
+        samples = collection.drain()
+        if samples and watcher is not None:
+            watcher.samples(samples)
+        return samples
+
+    return drained
 
 
 def _simulated(trial: Trial) -> EngineConfig | None:
@@ -113,9 +131,10 @@ def _simulated(trial: Trial) -> EngineConfig | None:
     if trial.cluster is not None:
         want = "want none: one simulation keeps one core busy (several files go side by side)"
         raise BadInput("--cluster", trial.cluster, want)
-    if trial.collect:
+    if asked := [text for text in trial.collect + trial.metrics if text != collectors.NONE]:
         want = "want no collectors with a simulated target: its time is not theirs"
-        raise BadInput("--collect", ", ".join(trial.collect), want)
+        field = "--collect" if asked[0] in trial.collect else "--metrics"
+        raise BadInput(field, ", ".join(asked), want)
     return parse_engine("TARGET", found[0])
 
 

@@ -59,7 +59,9 @@ class Trial(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     goodput: list[str] = []
     """Bounds in vLLM's spelling, `ttft:200`: for the goodput, not for the exit status."""
     collect: list[str] = []
-    """What else is read while the run goes on: `prometheus:URL`."""
+    """What else is read while the run goes on, besides what is by default; `none`: not that."""
+    metrics: list[str] = []
+    """URLs of pages in Prometheus's format: `--collect prometheus:URL`."""
     seed: int | None = None
     """Drawn anew where none is given, so that no prefix cache flatters a repeated run."""
     timeout: str = "600s"

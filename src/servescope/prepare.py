@@ -6,7 +6,7 @@ import os
 import signal
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
@@ -36,7 +36,9 @@ from servescope.rulers import load_tokenizer
 from servescope.store import RunWriter
 
 if TYPE_CHECKING:
+    from servescope.records import Sample
     from servescope.rulers import Ruler
+    from servescope.stage import Moment
     from servescope.store import Manifest, Stage
 
 KEY_VARIABLES = ("SERVESCOPE_API_KEY", "OPENAI_API_KEY")
@@ -52,11 +54,17 @@ class Watcher(Protocol):
     def stage(self, stage: Stage) -> None:
         """A stage begins."""
 
-    def progress(self, stage: Stage, elapsed_s: float, live: workers.Live, failed: int) -> None:
+    def progress(self, stage: Stage, moment: Moment) -> None:
         """Many times a second."""
+
+    def samples(self, samples: Sequence[Sample]) -> None:
+        """What the collectors have read since the last call."""
 
     def draining(self, why: str) -> None:
         """The run was interrupted: nothing more is sent, what is in flight may end."""
+
+    def clear(self) -> None:
+        """The run is over, or something else is to be said."""
 
 
 class Interrupt:

@@ -16,8 +16,10 @@ from servescope.engine.scheduler import Engine
 from servescope.engine.simulate import simulate
 from servescope.engine.tokenizer import prompt_tokens, tokenize
 from servescope.experiment import Plan
+from servescope.load import Closed
 from servescope.prepare import Interrupt, Watcher, check_context, make_items, note_lengths
 from servescope.rulers import TOKENIZER, ruler_from_tokenizer
+from servescope.stage import Moment
 from servescope.store import RunWriter, Stage
 from servescope.tally import Tally
 
@@ -81,6 +83,7 @@ class Simulated:
             cap=self._plan.trial.max_concurrency,
             keep_text=self._plan.trial.keep_text,
             stream=self._plan.trial.stream,
+            keep=self._writer.samples,
         )
         tally, look_s = Tally(), 0.0
         for record in records:
@@ -92,7 +95,14 @@ class Simulated:
                     break
                 if self._watcher is not None:
                     elapsed_s = (tally.last_ns - stage.start_ns) / 1e9
-                    live = Live(tally.requests, tally.requests, 0)
-                    self._watcher.progress(stage, elapsed_s, live, tally.failed)
+                    self._watcher.progress(stage, self._moment(deal, elapsed_s, tally))
         self._now_ns = max(self._now_ns, tally.last_ns)
         return tally
+
+    def _moment(self, deal: Deal, elapsed_s: float, tally: Tally) -> Moment:
+        """How far a stage has come; what is due is sent, as far as the cap allows."""
+        moment = Moment.of(deal, elapsed_s, Live(0, 0, 0), tally)
+        offer, ended = deal.offer, tally.requests
+        busy = offer.users if isinstance(offer, Closed) else (moment.due or ended) - ended
+        busy = max(0, min(busy, self._plan.trial.max_concurrency or busy))
+        return moment._replace(live=Live(ended + busy, ended, busy))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 import numpy as np
 
@@ -28,6 +28,28 @@ MOST_WARM = 1024
 AHEAD_OPEN, AHEAD_USER, AHEAD_LEAST = 4096, 8, 256
 """Requests rendered ahead: for an open load, for each user of a closed one, and at least."""
 ENDLESS = 1 << 60
+
+
+class Moment(NamedTuple):
+    """How far a stage has come."""
+
+    elapsed_s: float
+    """Since its start; of a simulated one in virtual time."""
+    live: workers.Live
+    tally: Tally
+    due: int | None
+    """Requests that were due by now; None where answers decide when one is."""
+    ends_s: float | None
+    """When nothing more is sent, since the start; None where answers decide."""
+
+    @classmethod
+    def of(cls, deal: Deal, elapsed_s: float, live: workers.Live, tally: Tally) -> Self:
+        """That of a stage which is dealt so."""
+        offer, due, ends_s = deal.offer, None, deal.limit.duration_s
+        if isinstance(offer, Open) and deal.most is not None:
+            due = int(np.searchsorted(offer.due_ns, elapsed_s * 1e9, side="right")) * deal.loads
+            ends_s = float(offer.due_ns[-1]) / 1e9
+        return cls(elapsed_s, live, tally, due, ends_s)
 
 
 class Team(Protocol):
@@ -175,7 +197,8 @@ class StageRun:
             bench.writer.flush()
             if bench.watcher is not None:
                 elapsed_s = max(0, time.monotonic_ns() - start_ns) / 1e9
-                bench.watcher.progress(self.stage, elapsed_s, team.live(), self.tally.failed)
+                moment = Moment.of(self.deal, elapsed_s, team.live(), self.tally)
+                bench.watcher.progress(self.stage, moment)
 
     def _keep_never_sent(self, start_ns: int, died: dict[int, str]) -> None:
         """Every request that was due has an outcome, also those that no process got to send."""

@@ -10,7 +10,8 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
 from pathlib import Path
 from typing import Any, BinaryIO, Self, TypeVar
 from zipfile import BadZipFile
@@ -69,6 +70,8 @@ class Manifest(msgspec.Struct, kw_only=True):
     """URLs, in the order of `Record.target`."""
     notes: list[str] = []
     """What else should be known of the run, in sentences."""
+    collected: dict[str, str] = {}
+    """What else was read while it went on: of each source 'read', or why it was not."""
     lengths: dict[str, Any] = {}
     """How prompts were made to length."""
     machine: dict[str, Any] = {}
@@ -112,6 +115,8 @@ class RunWriter:
     def __enter__(self) -> Self:
         self.write_manifest()
         self._requests = _append(self.path / "requests.jsonl")
+        with suppress(OSError):  # some file systems have no locks
+            flock(self._requests, LOCK_EX | LOCK_NB)
         self._samples = _append(self.path / "samples.jsonl")
         return self
 
@@ -148,6 +153,12 @@ class RunWriter:
     def sample(self, sample: Sample) -> None:
         """Keep one reading."""
         self._append(self._samples, sample)
+
+    def samples(self, samples: Iterable[Sample]) -> None:
+        """Keep one reading of several values; what is appended next sees to its flushing."""
+        assert self._samples is not None, "use the writer in a with statement"  # noqa: S101
+        with self._kept():
+            self._samples.writelines(self._encode(sample) + b"\n" for sample in samples)
 
     def _append(self, stream: BinaryIO | None, line: Record | Sample) -> None:
         self._write(stream, line)
@@ -193,7 +204,9 @@ def make_directory(path: Path, room_bytes: int) -> None:
     try:
         path.mkdir(parents=True, mode=0o700)
     except FileExistsError:
-        raise BadInput("--name", path, "a run of that name exists; want another name") from None
+        raise BadInput(
+            "--name", path, "a run of that name exists; want another name or --out"
+        ) from None
     except OSError as error:
         raise BadInput("--out", path, f"cannot be made ({error.strerror})") from None
     try:
@@ -251,6 +264,21 @@ class Run:
         found = columns(sorted(self.records(), key=lambda record: record.request))
         _save_cache(cache, stamp, found)
         return found
+
+
+def going_on(path: Path) -> bool:
+    """Whether a run's directory is being written: its writer holds a lock for as long as it lives.
+
+    False where the file system knows no locks.
+    """
+    try:
+        with (path / "requests.jsonl").open("rb") as stream:
+            flock(stream, LOCK_SH | LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def _read(path: Path) -> bytes:

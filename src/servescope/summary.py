@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
-from servescope import goodput, metrics
+from servescope import goodput, metrics, telemetry
 from servescope.doubts import Doubt, StageFacts, doubts
 from servescope.doubts.generator import Generator, generator, own_limit
 from servescope.findings import Finding
 from servescope.records import ABSENT, OUTCOMES, Columns, Sample
 from servescope.store import SCHEMA, Manifest, Run, Stage
+from servescope.telemetry.resources import Resources, Work, resources
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from servescope.goodput import Slo
+    from servescope.telemetry import Telemetry
 
 _TOKENLESS = ("ttft_s", "ttfo_s", "ttft_from_due_s")
 
@@ -57,6 +59,12 @@ class StageSummary(msgspec.Struct, kw_only=True):
     """How the load generator did: what the doubts about it are judged by."""
     targets: list[TargetSummary] = []
     """Each target's part, where there are several."""
+    resources: list[Resources] = []
+    """What each source told of its engine, GPUs or host over the stage's window."""
+    steady: dict[str, Any] | None = None
+    """The figures over the steady part of the stage; beside those of the whole, never instead."""
+    unsteady: str | None = None
+    """Why it has no steady part."""
 
 
 class Summary(msgspec.Struct, kw_only=True):
@@ -81,12 +89,22 @@ class Summary(msgspec.Struct, kw_only=True):
     """What the analyses found, in the order in which a reader wants it."""
     notes: list[str] = []
     """What else should be known of the run."""
+    collected: dict[str, str] = {}
+    """What else was read while it went on: of each source `read`, or why it was not."""
 
 
 def summarise(run: Run) -> Summary:
     """Work out the summary of a run from its directory alone."""
+    return summary_of(run, run.columns(), run.samples())
+
+
+def summary_of(run: Run, columns: Columns, samples: Sequence[Sample]) -> Summary:
+    """The summary of a run whose records and samples have been read."""
     manifest = run.manifest
-    columns, samples = run.columns(), run.samples()
+    told, of_stage = telemetry.read(samples), defaultdict(list)
+    for sample in samples:
+        if "stage" in sample.labels:
+            of_stage[sample.labels["stage"]].append(sample)
     trial = manifest.trial
     slo, gate = goodput.bounds(trial.get("slo") or [], trial.get("goodput") or [])
     reasons = _reasons(run)
@@ -96,7 +114,8 @@ def summarise(run: Run) -> Summary:
             stage,
             columns.where(columns.stage == number),
             number=number,
-            samples=[sample for sample in samples if sample.labels.get("stage") == str(number)],
+            samples=of_stage[str(number)],
+            told=told,
             bounds=(slo, gate),
             reasons=reasons.get(number, []),
         )
@@ -114,6 +133,7 @@ def summarise(run: Run) -> Summary:
         doubts=[doubt for stage in stages for doubt in stage.doubts],
         stages=stages,
         notes=manifest.notes,
+        collected=manifest.collected,
     )
 
 
@@ -137,6 +157,7 @@ def _stage(
     *,
     number: int,
     samples: Sequence[Sample],
+    told: Telemetry,
     bounds: tuple[Slo | None, Slo | None],
     reasons: list[Reason],
 ) -> StageSummary:
@@ -171,7 +192,20 @@ def _stage(
         never_sent=int(np.sum(columns.sent_ns == ABSENT)),
         generator=generator(columns, samples),
         targets=_parts(manifest, columns),
+        resources=_resources(told, columns),
     )
+
+
+def _resources(told: Telemetry, columns: Columns) -> list[Resources]:
+    window, answered = metrics.stage_window(columns), columns.answered()
+    if window is None:
+        return []
+    counted = (
+        None if (tokens == ABSENT).any() else int(tokens.sum())
+        for tokens in (answered.input_tokens, answered.output_tokens)
+    )
+    work = Work(len(answered), *counted)
+    return resources(told, window.start_s, window.end_s, work)
 
 
 def _parts(manifest: Manifest, columns: Columns) -> list[TargetSummary]:

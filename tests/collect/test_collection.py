@@ -1,169 +1,177 @@
-import math
-import threading
-from collections.abc import Callable, Iterable
-from time import monotonic_ns
+"""The process that reads all sources, from the conductor's end; and collectors from their texts."""
 
-import msgspec
+import os
+import signal
+import threading
+from http.server import BaseHTTPRequestHandler
+from time import monotonic, monotonic_ns
+
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from servescope import collect
-from servescope.collect import Collection, Collector, Reading
-from servescope.records import Sample
-from tests.support.command import until
+from servescope.collect import _collection, _source
+from servescope.collect._collection import Collection
+from servescope.collect.gpu import Gpu
+from servescope.collect.host import Host
+from servescope.collect.prometheus import Prometheus
+from tests.collect.test_prometheus import page, serving
+from tests.support.command import gone, until
 from tests.support.refusal import refused
 
-
-class Scripted(Collector, frozen=True, tag="scripted"):
-    """Answers with what a function gives."""
-
-    script: Callable[[], Iterable[Reading]]
-
-    def read(self):
-        return self.script()
+METRICS = page(b"a 1\n")
 
 
-def taken(script, least: int = 1, *, every: float | str = "10ms", origin_ns: int = 0):
-    """Samples and notes of a collection that was let run until there were so many samples."""
-    collection, samples = Collection([Scripted(script=script, every=every)], origin_ns), []
-    with collection:
-        until(lambda: samples.extend(collection.drain()) or len(samples) >= least, "samples")
-    return samples + collection.drain(), collection.notes
+def readings(collection, samples, source):
+    samples += collection.drain()
+    return [one for one in samples if (one.source, one.name) == (source, "up")]
 
 
-def test_readings_become_samples_with_rising_times_since_the_run_began():
-    numbers = iter(range(10**9))
-    origin = monotonic_ns()
-    samples, notes = taken(
-        lambda: [Reading("depth", float(next(numbers)), {"queue": "a"})], 3, origin_ns=origin
-    )
-    assert [s.value for s in samples] == list(range(len(samples)))
-    assert {(s.source, s.name, s.labels["queue"]) for s in samples} == {("scripted", "depth", "a")}
-    times = [s.t_ns for s in samples]
+def test_sources_are_read_in_a_process_of_their_own_on_the_clock_of_the_run():
+    with serving(METRICS) as (url, _):
+        collector, samples = Prometheus(url=url, every=0.02), []
+        with Collection([collector]) as collection:
+            assert collection.drain() == []
+            origin = monotonic_ns()
+            collection.begin(origin)
+            until(lambda: len(readings(collection, samples, collector.source)) > 2, "readings")
+            assert collection._process.pid != os.getpid()
+            collection.end()
+            samples += collection.drain()
+        ended = monotonic_ns() - origin
+    times = [one.t_ns for one in samples if one.name == "up"]
     assert times == sorted(set(times))
-    assert 0 < times[0] <= times[-1] < monotonic_ns() - origin
-    assert notes == []
+    assert 0 < times[0] <= times[-1] < ended
+    kept = [one.t_ns for one in samples if (one.name, one.value) == ("a", 1.0)]
+    assert kept == [times[0], times[-1]]
+    assert (collection.notes, collection.collected) == ([], {collector.source: "read"})
 
 
-def test_a_sample_has_the_time_between_the_beginning_and_the_end_of_its_reading():
-    spans = []
-
-    def slow():
-        begun = monotonic_ns()
-        threading.Event().wait(0.02)
-        spans.append((begun, monotonic_ns()))
-        return [Reading("x", 1.0)]
-
-    samples, _ = taken(slow)
-    assert all(a < s.t_ns < b for s, (a, b) in zip(samples, spans, strict=True))
+def test_the_process_is_of_lower_priority_in_a_session_of_its_own_and_ends_with_the_run():
+    with Collection([Host()]) as collection:
+        pid = collection._process.pid
+        assert os.getpriority(os.PRIO_PROCESS, pid) == min(19, os.nice(0) + 10)
+        assert os.getsid(pid) == pid
+        collection.begin(monotonic_ns())
+        collection.end()
+        assert gone([pid])
 
 
-def test_a_source_that_fails_is_counted_and_noted_and_read_again():
-    answers = iter([None, [Reading("x", 1.0)], None])
-
-    def flaky():
-        found = next(answers, [Reading("x", 2.0)])
-        if found is None:
-            raise OSError("no\nroute")
-        return found
-
-    samples, notes = taken(flaky, 4)
-    found = [(s.name, s.value) for s in samples]
-    assert found[:4] == [("collect_errors", 1), ("x", 1), ("collect_errors", 2), ("x", 2)]
-    assert notes == [f"scripted: 2 of {len(found)} readings failed, the first with: no route"]
+def test_a_run_that_does_not_begin_leaves_no_process_behind():
+    with Collection([Host()]) as collection:
+        pid = collection._process.pid
+    assert gone([pid])
 
 
-@pytest.mark.parametrize(
-    "reading",
-    [
-        Reading("x", "many"),
-        Reading("x", None),
-        Reading("x", 10**400),
-        Reading(None, 1.0),
-        Reading("x", 1.0, {"a": 1}),
-        Reading("x", 1.0, {"a": "\ud800"}),
-        "no reading",
-    ],
-)
-def test_what_could_not_be_kept_in_the_run_is_a_failed_reading(reading):
-    samples, notes = taken(lambda: [Reading("y", 1.0), reading])
-    assert {s.name for s in samples} == {"collect_errors"}
-    assert len(notes) == 1
+def test_a_process_that_dies_is_a_note_and_what_it_read_is_kept():
+    samples = []
+    with Collection([Host(every=0.02)]) as collection:
+        collection.begin(monotonic_ns())
+        until(lambda: readings(collection, samples, "host"), "a reading")
+        os.kill(collection._process.pid, signal.SIGKILL)
+        until(lambda: collection.drain() is not None and collection._over, "the end")
+        collection.end()
+    assert collection.notes == [
+        "collectors: their process died: exit status -9; what they read until then is kept"
+    ]
+    assert collection.collected == {"host": "read"}
 
 
-@given(st.text(), st.floats(), st.dictionaries(st.text(), st.text()))
-def test_every_sample_that_comes_out_can_be_written_and_read(name, value, labels):
-    samples, notes = taken(lambda: [Reading(name, value, labels), Reading("last", 0)], every=3600)
-    assert notes == []
-    for sample in samples:
-        assert msgspec.json.decode(msgspec.json.encode(sample), type=Sample) == sample
-    kept = [(s.name, s.value, s.labels) for s in samples if (s.name, s.value) != ("last", 0)]
-    finite = math.isfinite(value) and (name, value) != ("last", 0)
-    assert kept == ([(name, value, labels)] * 2 if finite else [])
+def test_a_process_that_cannot_start_is_a_note(monkeypatch):
+    monkeypatch.setattr("sys.executable", "/nowhere/python")
+    with Collection([Host()]) as collection:
+        collection.begin(0)
+        assert collection.drain() == []
+        collection.end()
+    assert ["could not start" in note for note in collection.notes] == [True]
+    assert list(collection.collected) == ["host"]
 
 
-def test_what_is_not_finite_is_left_out_without_a_fault():
-    samples, notes = taken(
-        lambda: [Reading(n, float(n)) for n in ("nan", "inf", "-inf")] + [Reading("x", 1.0)]
-    )
-    assert ({s.name for s in samples}, notes) == ({"x"}, [])
-
-
-def test_the_end_of_a_run_is_read_and_does_not_wait_for_the_next_interval():
-    numbers = iter(range(10**9))
-    samples, _ = taken(lambda: [Reading("x", next(numbers))], every="1h")
-    assert [s.value for s in samples] == [0, 1]
-
-
-def test_a_source_that_hangs_neither_delays_another_nor_holds_up_the_end(monkeypatch):
-    monkeypatch.setattr(collect, "STOP_S", 0.05)
+def test_a_source_that_hangs_neither_delays_another_nor_holds_up_the_end_for_long():
     release, asked = threading.Event(), threading.Event()
 
-    def hang():
+    def hang(handler: BaseHTTPRequestHandler):
         asked.set()
-        release.wait()
-        return []
+        release.wait(20)
 
-    turns = threading.Semaphore(0)
+    samples = []
+    with serving(hang) as (stuck, _), serving(METRICS) as (quick, _):
+        hanging = Prometheus(url=stuck, timeout=600.0)
+        other = Prometheus(url=quick, every=0.01)
+        with Collection([hanging, other]) as collection:
+            collection.begin(monotonic_ns())
+            assert asked.wait(20)
+            until(lambda: len(readings(collection, samples, other.source)) > 3, "readings")
+            begun = monotonic()
+            collection.end()
+            assert monotonic() - begun < _source.STOP_S + 5
+        release.set()
+    assert {one.source for one in samples} == {other.source}
+    lost = f"{hanging.source}: a reading did not end with the run; it is lost"
+    assert collection.notes == [lost]
+    assert collection.collected[hanging.source] == "no reading came in time"
 
-    def quick():
-        turns.release()
-        return [Reading("x", 1.0)]
 
-    both = [Scripted(script=script, every=0.01) for script in (hang, quick)]
-    with Collection(both, 0) as collection:
-        assert asked.wait(10)
-        assert all(turns.acquire(timeout=10) for _ in range(3))
-    notes = collection.notes
-    release.set()
-    assert ["did not end" in note for note in notes] == [True]
-    assert {sample.name for sample in collection.drain()} == {"x"}
+def test_a_source_that_fails_is_told_in_one_line():
+    with serving(page(b"", status=404)) as (url, _):
+        collector = Prometheus(url=url)
+        with Collection([collector]) as collection:
+            collection.begin(0)
+            collection.end()
+            assert {(one.name, one.value) for one in collection.drain()} == {("up", 0.0)}
+    said = f"{collector.source}: 1 of 1 readings failed, the first with: HTTP 404"
+    assert collection.notes in ([said], [said.replace("1 of 1", "2 of 2")])
+    assert collection.collected == {collector.source: "HTTP 404"}
 
 
-def test_a_slow_source_is_never_read_twice_at_once():
-    inside, most = [], []
+def test_of_a_source_that_nobody_asked_for_only_the_manifest_tells_that_it_is_not_there():
+    with serving(page(b"", status=501)) as (url, came):
+        page_of_its_own = Prometheus(url=url, every=0.01)
+        with Collection([], [page_of_its_own]) as collection:
+            collection.begin(0)
+            until(lambda: collection.drain() or collection._told, "an answer")
+            collection.end()
+            assert collection.drain() == []
+    assert len(came) == 1
+    assert (collection.notes, collection.collected) == ([], {page_of_its_own.source: "HTTP 501"})
 
-    def slow():
-        inside.append(1)
-        most.append(len(inside))
-        threading.Event().wait(0.02)
-        inside.pop()
-        return [Reading("x", 1.0)]
 
-    taken(slow, 4)
-    assert set(most) == {1}
+def test_a_source_that_prints_and_floods_its_words_disturbs_nothing(tmp_path, monkeypatch):
+    """A plug-in of another distribution, for it is not ours how it behaves."""
+    info = tmp_path / "loud-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: loud\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[servescope.collect]\nloud = loud:Loud\n")
+    (tmp_path / "loud.py").write_text(
+        "import os, sys\n"
+        "from servescope.collect import Collector, Reading\n"
+        "class Loud(Collector, frozen=True, tag='loud'):\n"
+        "    def read(self):\n"
+        "        os.write(1, b'{}' * 99999)\n"
+        "        print('x' * 99999, file=sys.stderr)\n"
+        "        return [Reading('x', float(k), {'k': str(k)}) for k in range(2000)]\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    from loud import Loud  # noqa: PLC0415
+
+    with Collection([Loud()]) as collection:
+        collection.begin(0)
+        collection.end()
+        samples = collection.drain()
+    assert collection.notes == []
+    assert {one.value for one in samples if one.name == "x"} == set(map(float, range(2000)))
 
 
 @pytest.mark.parametrize(
     ("text", "hint"),
     [
-        ("", "want one of prometheus"),
+        ("", "want one of"),
         ("promtheus:x", "did you mean prometheus?"),
         ("prometheus", "want url too"),
         ("prometheus:localhost:8000", "want a URL such as"),
         ("prometheus:ftp://h/metrics", "want a URL such as"),
         ("prometheus:http://h:99999/", "want a URL such as"),
+        ("prometheus:http://h:0/", "want a URL such as"),
         ("prometheus:http://[::1/", "want a URL such as"),
         ("prometheus:http://h/a b", "want a URL such as"),
         ("prometheus:http://h,evry=1s", "did you mean every?"),
@@ -173,6 +181,9 @@ def test_a_slow_source_is_never_read_twice_at_once():
         ("prometheus:http://h,url=http://h", "url only once"),
         ("prometheus:http://me:secret@h/", "without user and password"),
         ("promtheus:http://me:secret@h/", "did you mean"),
+        ("host,evry=1s", "did you mean every?"),
+        ("host,every=1ms", "want a time from 10ms to 1h"),
+        ("hosts,every=1s", "did you mean host?"),
     ],
 )
 def test_a_wrong_collector_is_refused_with_what_would_be_right(text, hint):
@@ -185,11 +196,29 @@ def test_a_wrong_collector_is_refused_with_what_would_be_right(text, hint):
     ("text", "url", "every_s", "source"),
     [
         ("http://h:1/m", "http://h:1/m", 1.0, "prometheus:h:1/m"),
-        ("https://h,every=200ms", "https://h", 0.2, "prometheus:h/metrics"),
-        ("every=2,url=http://h/a,b", "http://h/a,b", 2.0, "prometheus:h/a,b"),
-        ("http://h/m?a=b&c=d,e", "http://h/m?a=b&c=d,e", 1.0, "prometheus:h/m"),
+        ("https://h,every=200ms", "https://h", 0.2, "prometheus:h:443/metrics"),
+        ("every=2,url=http://h/a,b", "http://h/a,b", 2.0, "prometheus:h:80/a,b"),
+        ("http://[::1]:9/m?a=b&c=d,e", "http://[::1]:9/m?a=b&c=d,e", 1.0, "prometheus:[::1]:9/m"),
     ],
 )
 def test_a_collector_is_read_from_its_text(text, url, every_s, source):
     found = collect.parse("--collect", f"prometheus:{text}")
     assert (found.url, found.every_s, found.source) == (url, every_s, source)
+
+
+def test_settings_may_follow_a_name_after_a_comma_too():
+    for text in ("host,every=200ms", "host:every=200ms"):
+        assert collect.parse("--collect", text) == Host(every="200ms")
+    assert collect.parse("--collect", "gpu") == Gpu()
+
+
+def test_an_end_that_waits_for_readings_has_an_end_itself(monkeypatch):
+    """Where even the process hangs, it is killed."""
+    monkeypatch.setattr(_collection, "STOP_S", 0.0)
+    with Collection([Host()]) as collection:
+        pid = collection._process.pid
+        collection.begin(0)
+        os.kill(pid, signal.SIGSTOP)
+        collection.end()
+    assert gone([pid])
+    assert ["their process" in note for note in collection.notes] == [True]

@@ -1,3 +1,4 @@
+import gzip
 import ssl
 import threading
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servescope import collect
-from servescope.collect import Reading, prometheus
+from servescope.collect import Absent, Reading, prometheus
 from servescope.collect.prometheus import Prometheus, parse_page
 from tests.support.served import CERTIFICATE
 
@@ -154,20 +155,56 @@ def test_a_page_may_come_over_tls_from_a_server_that_is_trusted(monkeypatch):
         (page(b"a 1\n", status=302, Location="/metrics"), "HTTP 302"),
         (page(b"<html>\n<p>hello\n</html>\n"), "no metric there"),
         (page(b""), "no metric there"),
-        (page(b"a 1\nb 2\n", length=20), "12 bytes early"),
         (page(b"\xff\x00" * 99), "no metric there"),
     ],
 )
 def test_an_answer_that_is_no_page_of_metrics_is_refused_in_words(answer, words):
-    with serving(answer) as (url, _), pytest.raises(ValueError, match=words):
+    with serving(answer) as (url, _), pytest.raises(Absent, match=words):
         Prometheus(url=url).read()
+
+
+def test_a_page_that_was_cut_is_not_believed():
+    with (
+        serving(page(b"a 1\nb 2\n", length=20)) as (url, _),
+        pytest.raises(OSError, match="ended early"),
+    ):
+        Prometheus(url=url).read()
+
+
+def test_a_page_may_come_in_chunks_or_packed_or_end_with_the_connection():
+    body = b"a 1\nb 2\n"
+    for framed, headers in (
+        (b"4\r\na 1\n\r\n4\r\nb 2\n\r\n0\r\n\r\n", {"Transfer-Encoding": "chunked"}),
+        (gzip.compress(body), {"Content-Encoding": "gzip"}),
+        (body, {}),
+    ):
+
+        def answer(handler, framed=framed, headers=headers):
+            handler.send_response(200)
+            for name, value in headers.items():
+                handler.send_header(name, value)
+            handler.end_headers()
+            handler.wfile.write(framed)
+
+        with serving(answer) as (url, _):
+            assert list(Prometheus(url=url).read()) == [Reading("a", 1.0), Reading("b", 2.0)]
+
+
+def test_an_openmetrics_page_is_read_though_another_form_was_asked_for():
+    body = (
+        b'# TYPE a counter\n# UNIT a seconds\na_total{b="c"} 17.0 1520879607.789 '
+        b'# {trace_id="KOO"} 0.5 1520879607.1\na_created{b="c"} 1520430000.1\n# EOF\n'
+    )
+    with serving(page(body)) as (url, came):
+        assert list(Prometheus(url=url).read()) == [Reading("a_total", 17.0, {"b": "c"})]
+    assert came[0].headers["Accept"] == "text/plain;version=0.0.4"
 
 
 def test_a_page_that_is_too_large_is_not_read_to_its_end(monkeypatch):
     monkeypatch.setattr(prometheus, "MAX_BYTES", 1000)
     with serving(page(b"a 1\n" * 250)) as (url, _):
         assert len(list(Prometheus(url=url).read())) == 250
-    with serving(page(b"a 1\n" * 251)) as (url, _), pytest.raises(ValueError, match="larger"):
+    with serving(page(b"a 1\n" * 251)) as (url, _), pytest.raises(OSError, match="larger"):
         Prometheus(url=url).read()
 
 
@@ -184,7 +221,7 @@ def test_a_server_that_drips_its_page_runs_out_of_time():
             pass
 
     with serving(drip) as (url, _):
-        with pytest.raises(TimeoutError):
+        with pytest.raises(OSError, match="timed out"):
             Prometheus(url=url, timeout="100ms").read()
         done.set()
 

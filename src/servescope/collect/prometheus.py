@@ -7,16 +7,14 @@ line is counted and left out.
 
 from __future__ import annotations
 
-import http.client
 import re
-import time
-from typing import TYPE_CHECKING
-from urllib.parse import SplitResult, urlsplit
+import ssl
+from collections.abc import Callable, Iterable, Mapping
+from urllib.parse import urlsplit
 
-from servescope.collect import Collector, Reading, seconds
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from servescope.client.address import Address
+from servescope.client.once import exchange
+from servescope.collect import Absent, Collector, Reading, seconds
 
 MAX_BYTES = 16 << 20
 
@@ -41,22 +39,33 @@ class Prometheus(Collector, frozen=True, tag="prometheus"):
     """For the whole page: seconds, or a text such as '200ms'."""
 
     def __post_init__(self) -> None:
-        _split(self.url)
+        _address(self.url)
         seconds("timeout", self.timeout)
 
     @property
     def source(self) -> str:
         """With host, port and path, for there may be several servers."""
-        where = _split(self.url)
-        return f"prometheus:{where.netloc}{where.path}"
+        return source_of(*self.place)
+
+    @property
+    def place(self) -> tuple[Address, str]:
+        """Where the page is, and its path with its query."""
+        return _address(self.url)
+
+    @property
+    def timeout_s(self) -> float:
+        """`timeout` in seconds."""
+        return seconds("timeout", self.timeout)
 
     def read(self) -> Iterable[Reading]:
-        """Fetch the page. Raises OSError, HTTPException or ValueError."""
-        page = _get(_split(self.url), seconds("timeout", self.timeout))
-        readings, bad_lines = parse_page(page.decode(errors="replace"))
-        if not readings:
-            raise ValueError("no metric there: want a page in the Prometheus text format")
-        return [*readings, Reading("collect_bad_lines", bad_lines)] if bad_lines else readings
+        """Fetch the page once. Raises OSError, or Absent."""
+        return self.reader()()
+
+    def reader(self) -> Callable[[], Iterable[Reading]]:
+        """No key is sent and no proxy is used."""
+        address, path = self.place
+        context = ssl.create_default_context() if address.scheme == "https" else None
+        return lambda: fetch(address, path, context=context, headers={}, timeout_s=self.timeout_s)
 
 
 def parse_page(text: str) -> tuple[list[Reading], int]:
@@ -90,48 +99,61 @@ def _unescape(found: re.Match[str]) -> str:
     return "\n" if found[1] == "n" else found[1]
 
 
-def _split(url: str) -> SplitResult:
-    """A URL's parts, the path `/metrics` where it has none. Raises ValueError."""
+def _address(url: str) -> tuple[Address, str]:
+    """Where a page is, and its path with its query: `/metrics` where it has none.
+
+    Raises ValueError.
+    """
     want = "want a URL such as http://127.0.0.1:8000/metrics"
     try:
         parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        port = (443 if parts.scheme == "https" else 80) if parts.port is None else parts.port
     except ValueError:
         raise ValueError(want) from None
+    usable = parts.scheme in ("http", "https") and parts.hostname and port
     if not usable or not url.isascii() or not url.isprintable() or " " in url:
         raise ValueError(want)
     if parts.username is not None:
         raise ValueError(f"{want}, without user and password")
-    return parts._replace(path=parts.path or "/metrics", fragment="")
+    path = (parts.path or "/metrics") + (f"?{parts.query}" if parts.query else "")
+    host = parts.hostname or ""
+    return Address(scheme=parts.scheme, host=host, port=port, prefix=""), path
 
 
-def _get(where: SplitResult, timeout_s: float) -> bytes:
-    """The page; no key is sent, and no proxy and no redirect is followed."""
-    until_s = time.monotonic() + timeout_s
-    tls = where.scheme == "https"
-    kind = http.client.HTTPSConnection if tls else http.client.HTTPConnection
-    connection = kind(where.hostname or "", where.port, timeout=timeout_s)
+def source_of(address: Address, path: str) -> str:
+    """The name of a page as a source: with host, port and path, for there may be several."""
+    return f"prometheus:{address.path or address.netloc}{path.partition('?')[0]}"
+
+
+def fetch(
+    address: Address,
+    path: str,
+    *,
+    context: ssl.SSLContext | None,
+    headers: Mapping[str, str],
+    timeout_s: float,
+    hide: Callable[[str], str] = str,
+) -> list[Reading]:
+    """The readings on a page; no redirect is followed. Raises OSError, or Absent.
+
+    `hide` takes secrets out of what the server says, should it repeat them.
+    """
+    wanted = {"Accept": "text/plain;version=0.0.4", "Accept-Encoding": "identity"}
     try:
-        path = where.path + (f"?{where.query}" if where.query else "")
-        headers = {"Accept": "text/plain;version=0.0.4", "Accept-Encoding": "identity"}
-        connection.request("GET", path, headers=headers)
-        response = connection.getresponse()
-        if response.status != http.client.OK:
-            raise ValueError(f"HTTP {response.status} {response.reason}")
-        return _body(response, until_s)
-    finally:
-        connection.close()
-
-
-def _body(response: http.client.HTTPResponse, until_s: float) -> bytes:
-    """The whole body, in time and within its size."""
-    body = bytearray()
-    while piece := response.read1(1 << 16):
-        body += piece
-        if len(body) > MAX_BYTES:
-            raise ValueError(f"the page is larger than {MAX_BYTES >> 20} MiB")
-        if time.monotonic() > until_s:
-            raise TimeoutError("timed out")
-    if response.length:
-        raise ValueError(f"the page ended {response.length} bytes early")
-    return bytes(body)
+        status, body = exchange(
+            address,
+            context,
+            method="GET",
+            path=path,
+            headers={**wanted, "User-Agent": "servescope", **headers},
+            timeout_s=timeout_s,
+            whole=MAX_BYTES,
+        )
+    except OSError as error:
+        raise OSError(hide(error.strerror or str(error))) from error
+    if status != 200:
+        raise Absent(f"HTTP {status}")
+    readings, bad_lines = parse_page(hide(body.decode(errors="replace")))
+    if not readings:
+        raise Absent("no metric there: want a page in the Prometheus text format")
+    return [*readings, Reading("collect_bad_lines", bad_lines)] if bad_lines else readings

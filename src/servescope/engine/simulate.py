@@ -16,6 +16,7 @@ from servescope.deal import Deal, Dealt, not_sent
 from servescope.engine import Work
 from servescope.engine.arrivals import NEVER, Arrival, Arrivals
 from servescope.engine.config import BUSY
+from servescope.engine.readings import Keep, Readings
 from servescope.engine.scheduler import Engine
 from servescope.engine.tokenizer import prompt_tokens, voice, voice_ids
 from servescope.protocols import messages_of
@@ -32,12 +33,14 @@ def simulate(
     cap: int | None = None,
     keep_text: bool = False,
     stream: bool = True,
+    keep: Keep | None = None,
 ) -> Iterator[Record]:
     """The records of one stage, as they end, no faster than they are taken.
 
     `first` is the index of its first request over the run and `start_ns` when it begins; an engine
     that served an earlier stage keeps its prefix cache. At most `cap` requests of an open load are
     in flight at once. A request that the engine does not take fails like one that a server refuses.
+    `keep` is given what the engine would tell of itself meanwhile.
     """
     return _Stage(
         engine=engine,
@@ -49,6 +52,7 @@ def simulate(
         end_ns=NEVER if deal.limit.duration_s is None else round(deal.limit.duration_s * 1e9),
         keep_text=keep_text,
         stream=stream,
+        readings=None if keep is None else Readings(engine, start_ns, keep),
     ).run()
 
 
@@ -70,6 +74,7 @@ class _Stage:
     """No request starts then or later."""
     keep_text: bool
     stream: bool
+    readings: Readings | None
     busy: int = field(default=0, init=False)
     on_the_way: deque[Arrival] = field(default_factory=deque, init=False)
     """Requests that were sent and have not come to the engine."""
@@ -81,7 +86,8 @@ class _Stage:
 
     def run(self) -> Iterator[Record]:
         """Let time go by: `now` is the engine's."""
-        now = 0
+        now = ended = 0
+        readings = self.readings
         while self.busy or now < self.end_ns:
             self._send(now - self._way_ns + 1)
             yield from self._take_in(now)
@@ -89,8 +95,12 @@ class _Stage:
             if step is None:
                 sent_ns = self.on_the_way[0].sent_ns if self.on_the_way else self._next_ns()
                 now = sent_ns + self._way_ns
+                if readings is not None and readings.due_ns < now < self.end_ns:
+                    readings.idle(now)
                 continue
-            now += max(1, round(step.duration_s * 1e9))
+            now = ended = now + max(1, round(step.duration_s * 1e9))
+            if readings is not None and now >= readings.due_ns:
+                readings.read(now, step.sequences)
             seen_ns = now + self._way_ns
             self._send(seen_ns)
             for work in step.made:
@@ -98,6 +108,8 @@ class _Stage:
             for work in step.finished:
                 yield self._answered(work, seen_ns)
                 yield from self._lost(seen_ns)
+        if readings is not None:
+            readings.end(ended)
         for dealt in self.arrivals.rest():
             why = not_sent(None if self.cap == NEVER else self.cap)
             yield self._cancelled(dealt, dealt.due_ns, f"not sent: {why}")

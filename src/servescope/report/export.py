@@ -93,10 +93,10 @@ def _csv(path: Path, table: Table) -> None:
 
 def _rows(table: Table) -> Iterator[list[Any]]:
     for row in zip(*table.values(), strict=True):
-        yield [_defused(cell) for cell in row]
+        yield [defused(cell) for cell in row]
 
 
-def _defused(cell: object) -> object:
+def defused(cell: object) -> object:
     """A text that a spreadsheet would take for a formula gets a quote in front."""
     if isinstance(cell, str) and cell.startswith(_DANGEROUS):
         return "'" + cell

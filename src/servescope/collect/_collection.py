@@ -1,0 +1,190 @@
+"""The conductor's end of the process that reads all sources of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import Self
+
+import msgspec
+
+from servescope.client.secret import Secret
+from servescope.collect import Collector
+from servescope.collect._source import STOP_S, Order, Told
+from servescope.errors import shorten
+from servescope.records import Sample
+
+_MARGIN_S = 0.5
+_NICE = 10
+_TOLD = msgspec.json.Decoder(Told)
+_READ = "read"
+
+
+class Collection:
+    """Reads collectors while a run goes on: `begin`, `drain` now and then, `end`.
+
+    Use it in a with statement: the process starts with it and gets ready while the run is prepared.
+    Whatever befalls it is told in `notes` and never raised.
+    """
+
+    def __init__(self, asked: Sequence[Collector], default: Sequence[Collector] = ()) -> None:
+        """Of the `default` ones nothing is noted where they are not there."""
+        self._collectors = [*asked, *default]
+        self._asked = len(asked)
+        self._told: dict[int, Told] = {}
+        """What each source said last."""
+        self._samples: list[Sample] = []
+        self._rest = b""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._fault = ""
+        self._over = False
+
+    def __enter__(self) -> Self:
+        if not self._collectors:
+            return self
+        try:
+            with contextlib.ExitStack() as stack:
+                self._words = stack.enter_context(tempfile.TemporaryFile())
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "servescope.collect"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=self._words,
+                    start_new_session=True,  # ctrl-C is for us
+                )
+                stack.pop_all()  # it is closed at the exit
+        except OSError as error:
+            self._fault = f"their process could not start: {error.strerror or error}"
+            return self
+        with contextlib.suppress(OSError):  # it may be gone already
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, os.nice(0) + _NICE)
+        assert self._process.stdout is not None  # noqa: S101 (for the type checker)
+        with contextlib.suppress(OSError):  # it may be gone already
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, os.nice(0) + _NICE)
+        os.set_blocking(self._process.stdout.fileno(), False)
+        orders = [
+            Order(
+                str(one.__struct_config__.tag),
+                msgspec.to_builtins(one, enc_hook=_plain),
+                asked=number < self._asked,
+            )
+            for number, one in enumerate(self._collectors)
+        ]
+        self._write(msgspec.json.encode(orders) + b"\n")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the process, with readings under way."""
+        if self._process is None:
+            return
+        self._close_input()
+        self._process.kill()
+        self._process.wait()
+        assert self._process.stdout is not None  # noqa: S101 (for the type checker)
+        self._process.stdout.close()
+        self._words.close()
+
+    def begin(self, origin_ns: int) -> None:
+        """The run began then, on the monotonic clock: read from now on."""
+        self._write(b"%d\n" % origin_ns)
+
+    def drain(self) -> list[Sample]:
+        """The samples that came since the last call; never waits."""
+        while self._process is not None and not self._over:
+            assert self._process.stdout is not None  # noqa: S101 (for the type checker)
+            try:
+                data = os.read(self._process.stdout.fileno(), 1 << 16)
+            except BlockingIOError:
+                break
+            self._over = not data
+            *lines, self._rest = (self._rest + data).split(b"\n")
+            for line in lines:
+                told = _TOLD.decode(line)
+                self._told[told.number] = told
+                source = self._collectors[told.number].source
+                self._samples += [
+                    Sample(
+                        t_ns=told.t_ns,
+                        source=source,
+                        name=one.name,
+                        value=one.value,
+                        labels=one.labels,
+                    )
+                    for one in told.values
+                ]
+        found, self._samples = self._samples, []
+        return found
+
+    def end(self) -> None:
+        """The run is over: have every source read a last time; waits for that, though not long."""
+        if self._process is None:
+            return
+        assert self._process.stdout is not None  # noqa: S101 (for the type checker)
+        died = self._process.poll() is not None
+        self._close_input()
+        samples: list[Sample] = []
+        until_s = time.monotonic() + STOP_S + _MARGIN_S
+        while not self._over and (left_s := until_s - time.monotonic()) > 0:
+            select.select([self._process.stdout], [], [], left_s)
+            samples += self.drain()
+        self._samples = samples
+        if not self._over:
+            self._fault = "their process did not end in time"
+        elif died or self._process.wait():
+            self._fault = f"their process died: {self._last_words()}"
+
+    def _last_words(self) -> str:
+        self._words.seek(0)
+        text = self._words.read().decode(errors="replace").strip()
+        status = self._process.returncode if self._process is not None else None
+        return shorten(text.rpartition("\n")[2]) or f"exit status {status}"
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of each source that could not always be read, in one line."""
+        found = [f"collectors: {self._fault}; what they read until then is kept"] * bool(
+            self._fault
+        )
+        for number, collector in enumerate(self._collectors):
+            told = self._told.get(number, Told(number))
+            if told.failed:
+                count = f"{told.failed} of {told.readings} readings failed"
+                found.append(f"{collector.source}: {count}, the first with: {told.reason}")
+            if self._fault or told.last or not (told.readings or number < self._asked):
+                continue
+            found.append(f"{collector.source}: a reading did not end with the run; it is lost")
+        return found
+
+    @property
+    def collected(self) -> dict[str, str]:
+        """Of each source 'read', or why it was not."""
+        found = {}
+        for number, collector in enumerate(self._collectors):
+            told = self._told.get(number, Told(number))
+            read = told.readings > told.failed
+            why = told.reason or self._fault or "no reading came in time"
+            found[collector.source] = _READ if read else why
+        return found
+
+    def _write(self, data: bytes) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            with contextlib.suppress(OSError, ValueError):
+                self._process.stdin.write(data)
+                self._process.stdin.flush()
+
+    def _close_input(self) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, Secret):
+        return value.value
+    raise NotImplementedError(type(value))
