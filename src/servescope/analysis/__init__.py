@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from servescope.analysis import conservation, saturation, shape, steady
 from servescope.analysis.evidence import Evidence
 from servescope.store import replace
 from servescope.summary import as_json
@@ -15,9 +16,18 @@ if TYPE_CHECKING:
 
 
 def findings(evidence: Evidence) -> list[Finding]:
-    """What the analyses of a single run found, in the order in which a reader wants it."""
-    del evidence
-    return []
+    """What the analyses of a single run found, in the order in which a reader wants it.
+
+    The steady part of each stage is put beside its figures on the way.
+    """
+    parts = steady.find_all(evidence)
+    steady.note(evidence, parts)
+    return [
+        *saturation.findings(evidence, parts),
+        *steady.findings(evidence, parts),
+        *conservation.findings(evidence, parts),
+        *shape.findings(evidence, parts),
+    ]
 
 
 def conclude(run: Run) -> Evidence:

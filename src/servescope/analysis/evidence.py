@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
-from servescope.summary import Summary, summarise
+from servescope.summary import Summary, summary_of
+from servescope.telemetry import Telemetry, read
 
 if TYPE_CHECKING:
     from servescope.records import Columns, Sample
@@ -24,7 +26,13 @@ class Evidence:
     @classmethod
     def of(cls, run: Run) -> Self:
         """Read a run. Raises BadInput where it is none."""
-        return cls(run, summarise(run), run.columns(), run.samples())
+        columns, samples = run.columns(), run.samples()
+        return cls(run, summary_of(run, columns, samples), columns, samples)
+
+    @cached_property
+    def telemetry(self) -> Telemetry:
+        """What the sources told, in the common vocabulary."""
+        return read(self.samples)
 
     def offered(self, number: int) -> Stage:
         """What the stage of that number offered, as the manifest has it."""

@@ -1,0 +1,128 @@
+"""What a client and its servers count must agree; what stands between them is exposed."""
+
+import http.client
+import json
+import threading
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from servescope.analysis import conclude
+from servescope.conduct import conduct
+from servescope.engine.config import EngineConfig
+from servescope.experiment import Trial
+from servescope.serve import Server
+from tests.analysis.between import Between
+from tests.analysis.runs import planted, said, simulated
+
+ENGINE = EngineConfig(step="20ms")
+"""An answer takes a quarter of a second: how busy this machine is does not matter beside it."""
+
+
+def measured(out, target, *, read, every="250ms", **options):
+    """A run over real HTTP, reading these servers' own pages."""
+    options = {"input_tokens": "32", "output_tokens": "12", "seed": 5, **options}
+    pages = [f"{server.url.rstrip('/')}/metrics,every={every}" for server in read]
+    trial = Trial(target=target.url, out=str(out), metrics=pages, **options)
+    return conclude(conduct(trial))
+
+
+def test_behind_a_proxy_that_only_passes_on_everything_agrees(tmp_path):
+    with Server(ENGINE) as server, Between(server) as proxy:
+        found = measured(tmp_path, proxy, read=[server], load=["users:8"], requests=100)
+    assert found.summary.stages[0].outcomes == {"completed": 100}
+    assert said(found, "conservation") == []
+
+
+def test_a_proxy_that_holds_tokens_back_is_exposed(tmp_path):
+    with Server(ENGINE) as server, Between(server, whole=True) as proxy:
+        found = measured(tmp_path, proxy, read=[server], load=["poisson:20"], requests=60)
+    (finding,) = said(found, "conservation")
+    assert "something on the way holds tokens back" in finding.sentence
+    proof = finding.evidence
+    assert proof["client_ttft_s"] > 3 * proof["server_ttft_s"]
+    assert proof["client_e2e_s"] < 1.5 * proof["server_e2e_s"]
+
+
+def test_a_proxy_that_lets_few_requests_through_at_once_is_exposed(tmp_path):
+    with Server(ENGINE) as server, Between(server, at_once=2) as proxy:
+        found = measured(tmp_path, proxy, read=[server], load=["users:12"], requests=40)
+    held, late = said(found, "conservation")
+    assert "were held on the way" in held.sentence
+    assert held.evidence["server_running_and_waiting"] <= 2
+    assert held.evidence["client_in_flight"] > 10
+    assert "wait on the way" in late.sentence
+    # Little's law: what is held, over the throughput, is how much later the answers come.
+    rate = found.summary.stages[0].figures["requests_per_s"]
+    assert held.value / rate == pytest.approx(late.value, rel=0.3)
+
+
+@contextmanager
+def another_client(server):
+    """Someone else who asks the same server, one request after the other."""
+    over = threading.Event()
+    body = json.dumps(
+        {"model": "servescope-sim", "prompt": "a b c", "max_tokens": 24, "ignore_eos": True}
+    )
+
+    def ask():
+        port = int(server.url.rsplit(":", 1)[1].strip("/"))
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        while not over.is_set():
+            connection.request(
+                "POST", "/v1/completions", body, {"Content-Type": "application/json"}
+            )
+            connection.getresponse().read()
+        connection.close()
+
+    threads = [threading.Thread(target=ask) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_another_client_of_the_same_server_is_seen_in_its_counters_and_in_its_batch(tmp_path):
+    with Server(ENGINE) as server, another_client(server):
+        found = measured(tmp_path, server, read=[server], load=["users:2"], requests=40)
+    batch, counters = said(found, "conservation")
+    assert "others use it, too" in batch.sentence
+    assert batch.value == pytest.approx(6, abs=2)
+    assert "others use it, too" in counters.sentence
+    assert counters.evidence["server"] > 2 * counters.evidence["client"]
+
+
+def test_a_page_of_one_of_two_servers_is_not_taken_for_both(tmp_path):
+    with Server(ENGINE) as one, Server(ENGINE) as two, Between(one, two) as proxy:
+        found = measured(tmp_path, proxy, read=[one], every="1s", load=["users:4"], requests=40)
+    sentences = [finding.sentence for finding in said(found, "conservation")]
+    assert any("its metrics page is not that of all who answered" in said for said in sentences)
+
+
+def test_two_servers_behind_one_address_agree_where_both_are_read(tmp_path):
+    with Server(ENGINE) as one, Server(ENGINE) as two, Between(one, two) as proxy:
+        found = measured(tmp_path, proxy, read=[one, two], load=["users:8"], requests=100)
+    assert said(found, "conservation") == []
+
+
+@pytest.mark.parametrize("load", ["poisson:20", "users:32", "poisson:200"])
+def test_a_simulated_engine_counts_what_its_clients_do(tmp_path, load):
+    found = simulated(tmp_path, load=[load], requests=400)
+    assert said(found, "conservation") == []
+
+
+def test_requests_that_are_never_answered_are_missing_in_throughput_times_latency(tmp_path):
+    sent = np.arange(400) * 0.1
+    lost = np.arange(400) % 4 == 0
+    outcome = np.where(lost, "failed:timeout_total", "completed")
+    e2e = np.where(lost, 5.0, 1.0)
+    found = planted(tmp_path, sent, e2e / 2, e2e, outcome=outcome)
+    (finding,) = said(found, "conservation")
+    # 10 requests/s: a quarter for 5 s are 12.5, the others for 1 s 7.5.
+    assert finding.value == pytest.approx(12.5, rel=0.15)
+    assert finding.evidence["in_flight"] == pytest.approx(20, rel=0.15)
