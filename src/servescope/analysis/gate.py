@@ -1,0 +1,202 @@
+"""A gate: bounds on changes, such as `ttft_p99<+5%`, judged so that chance does not decide them.
+
+A bound is broken where the whole interval of the change lies beyond it, and kept where the whole
+interval lies within. Between the two nothing is shown either way: it is not decided. What was not
+measured is broken: nobody should merge what was not looked at. What was measured badly (an
+incomplete run, a load generator at its limit) can break a bound but cannot keep one.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from servescope.analysis.compare import compare, label
+from servescope.analysis.comparison import (
+    HIGHER_IS_BETTER,
+    LATENCIES,
+    RATES,
+    SHARES,
+    STATISTICS,
+    Row,
+)
+from servescope.errors import BadInput
+from servescope.plugins import one_of
+
+if TYPE_CHECKING:
+    from servescope.analysis.comparison import Comparison, Pair
+    from servescope.analysis.sides import Loaded
+
+FIELD = "--gate"
+FIGURES = (*(f"{metric}_{s}" for metric in LATENCIES for s in STATISTICS), *RATES, *SHARES)
+WEAKENING = ("client_limited", "clock", "not_offered")
+"""Doubts under which a figure may be the load generator's: no bound is shown to be kept."""
+_BOUND = re.compile(r"([a-z0-9_]+)\s*([<>])=?\s*([+-]?)\s*(\d+(?:\.\d+)?)\s*%")
+_WANT = "want bounds on changes such as ttft_p99<+5%,output_tokens_per_s>-3%"
+
+Outcome = Literal["kept", "broken", "not decided"]
+
+
+class Bound(msgspec.Struct, frozen=True, kw_only=True):
+    """One bound on the change of one figure."""
+
+    figure: str
+    below: bool
+    """The change must stay below the limit; else above it."""
+    limit: float
+    """A ratio: 0.05 for 5 %. Of a share, points."""
+    text: str
+    """As the user wrote it."""
+
+
+class Judgement(msgspec.Struct, kw_only=True):
+    """What became of a bound on one pair of stages."""
+
+    bound: str
+    side: str
+    load: str
+    outcome: Outcome
+    sentence: str
+    """Why, with the numbers."""
+    row: Row | None = None
+
+
+def parse(text: str) -> list[Bound]:
+    """The bounds in 'ttft_p99<+5%,output_tokens_per_s>-3%'. Raises BadInput."""
+    return [_parse(part.strip()) for part in text.split(",")]
+
+
+def _parse(text: str) -> Bound:
+    match = _BOUND.fullmatch(text.lower())
+    if match is None:
+        raise BadInput(FIELD, text, _WANT)
+    figure, sign, minus, percent = match.groups()
+    if figure not in FIGURES:
+        if figure in LATENCIES:
+            raise BadInput(FIELD, text, f"want a statistic too, such as {figure}_p99")
+        raise BadInput(FIELD, figure, f"want {one_of(figure, FIGURES)}")
+    below, limit = sign == "<", float(percent) / 100 * (-1 if minus == "-" else 1)
+    if below == (figure in HIGHER_IS_BETTER):
+        right = ">-" if below else "<+"
+        want = f"want {figure}{right}{percent}%: the bound is on how much worse it may become"
+        raise BadInput(FIELD, text, want)
+    if not below and figure not in SHARES and limit <= -1:
+        raise BadInput(FIELD, text, "want a limit above -100%")
+    return Bound(figure=figure, below=below, limit=limit, text=text)
+
+
+def judge(sides: Sequence[Loaded], bounds: Sequence[Bound]) -> list[Judgement]:
+    """Each bound on each pair of stages; the intervals hold for the gate's figures together."""
+    figures = list(dict.fromkeys(bound.figure for bound in bounds))
+    found = compare(sides, only=figures)
+    judged = [_judge(bound, found, pair) for pair in found.pairs for bound in bounds]
+    for side in found.sides[1:]:
+        here = [pair for pair in found.pairs if found.sides[pair.side] is side]
+        lacking = [*side.missing, *([] if here or side.missing else ["any load"])]
+        judged += [
+            Judgement(
+                bound=bound.text,
+                side=side.name,
+                load=load,
+                outcome="broken",
+                sentence=f"not measured: {side.name} has no stage {load} to compare",
+            )
+            for load in lacking
+            for bound in bounds
+        ]
+    return judged
+
+
+def _judge(bound: Bound, found: Comparison, pair: Pair) -> Judgement:
+    row, side = pair.row(bound.figure), found.sides[pair.side]
+    outcome, sentence = _outcome(bound, row, pair)
+    if outcome == "kept" and (why := _weak(found, pair)) is not None:
+        outcome, sentence = "not decided", f"{sentence}, but {why}"
+    return Judgement(
+        bound=bound.text,
+        side=side.name,
+        load=pair.load,
+        outcome=outcome,
+        sentence=sentence,
+        row=row,
+    )
+
+
+def _outcome(bound: Bound, row: Row | None, pair: Pair) -> tuple[Outcome, str]:
+    if row is None or row.change_ratio is None:
+        why = row.note if row is not None and row.note else "it was not measured"
+        return "broken", f"{label(bound.figure)}: {why}"
+    said = f"{row.label} changed by {change(row.change_ratio, row.form)}"
+    low = -math.inf if row.low is None else row.low
+    high = math.inf if row.high is None else row.high
+    if math.isinf(low) and math.isinf(high):
+        why = row.note or "its noise is not known"
+        return "not decided", f"{said}; {why}"
+    said += f" ({_interval(row)})"
+    beyond, within = (low >= bound.limit, high < bound.limit)
+    if not bound.below:
+        beyond, within = (high <= bound.limit, low > bound.limit)
+    if beyond:
+        return "broken", said
+    if within:
+        return "kept", said
+    return "not decided", f"{said}; {_enough(bound, row, pair)}"
+
+
+def _enough(bound: Bound, row: Row, pair: Pair) -> str:
+    """What would decide it, if the change is what it seems to be."""
+    away = abs((row.change_ratio or 0) - bound.limit)
+    arms = [abs(end - (row.change_ratio or 0)) for end in (row.low, row.high) if end is not None]
+    half = max(arms)
+    if len(arms) < 2 and min(pair.requests) > 0:
+        return "more requests would decide it: this percentile has too few beyond it"
+    if away <= half / 100:
+        return "the change is at the bound itself: no number of requests would decide it"
+    if away > 1.1 * row.floor_ratio:
+        times = (half**2 - row.floor_ratio**2) / (away**2 - row.floor_ratio**2)
+        if times * min(pair.requests) < 1e6:
+            return f"about {_round(times * max(pair.requests)):,} requests a side would decide it"
+    repeats = math.ceil(min(pair.repeats) * (half / away) ** 2)
+    return f"about {max(repeats, min(pair.repeats) + 1):,} repeats a side would decide it"
+
+
+def _round(n: float) -> int:
+    size = 10 ** max(0, math.floor(math.log10(max(n, 1))) - 1)
+    return int(math.ceil(n / size) * size)
+
+
+def _weak(found: Comparison, pair: Pair) -> str | None:
+    """Why nothing can be taken as shown to be in order."""
+    for name, side in (("A", found.sides[0]), ("B", found.sides[pair.side])):
+        if side.incomplete:
+            return f"{name} is incomplete ({side.incomplete[0]})"
+        for doubt in side.doubts:
+            if doubt.kind in WEAKENING and doubt.load in pair.load:
+                return f"{name} is in doubt ({doubt.kind}: {doubt.message})"
+    return None
+
+
+def change(ratio: float, shown: str = "number") -> str:
+    """A change for people: '+4.2 %', or of a share '+1.5 points'."""
+    return f"{ratio * 100:+.1f} {'points' if shown == 'percent' else '%'}"
+
+
+def _interval(row: Row) -> str:
+    low, high = ("no limit" if end is None else f"{end * 100:+.1f}" for end in (row.low, row.high))
+    return f"{low} to {high}"
+
+
+def failed(judged: Sequence[Judgement], *, undecided_fails: bool) -> bool:
+    """Whether the gate's exit status is that of a failure."""
+    bad = {"broken", "not decided"} if undecided_fails else {"broken"}
+    return any(one.outcome in bad for one in judged)
+
+
+def as_json(judged: Sequence[Judgement]) -> list[dict[str, Any]]:
+    """What `--json` prints of a gate."""
+    found: list[dict[str, Any]] = msgspec.to_builtins(list(judged))
+    return found

@@ -1,0 +1,327 @@
+"""A comparison as text: a table for a terminal, Markdown for a pull request, CSV, JUnit XML."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Sequence
+from io import StringIO
+from typing import TYPE_CHECKING, TextIO
+from xml.etree import ElementTree as ET
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from servescope.analysis.compare import defined
+from servescope.analysis.gate import change
+from servescope.report.labels import quantity
+from servescope.units import format_seconds, printable, three_digits
+
+if TYPE_CHECKING:
+    from servescope.analysis.comparison import Comparison, Pair, Row, Side
+    from servescope.analysis.gate import Judgement
+
+WIDTH = 100
+_COLOURS = {
+    "better": "bold green",
+    "worse": "bold red",
+    "kept": "green",
+    "broken": "bold red",
+    "not decided": "bold yellow",
+}
+_BOLD = {word: f"**{word}**" for word in _COLOURS}
+_SHORT = {"no difference shown": "none shown"}
+_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_CSV = (
+    *("load", "side", "figure", "a", "b", "change_ratio", "low", "high", "verdict"),
+    *("smallest_ratio", "note"),
+)
+
+
+def value(row: Row, x: float | None) -> str:
+    """A figure for people."""
+    if x is None:
+        return "-"
+    if row.form == "resource":
+        return quantity(row.figure, x)[1]
+    if row.form == "percent":
+        return f"{three_digits(x * 100)} %"
+    return format_seconds(x) if row.form == "seconds" else three_digits(x)
+
+
+def name(row: Row) -> str:
+    """What a row is called."""
+    return quantity(row.figure, None)[0] if row.form == "resource" else row.label
+
+
+def interval(row: Row) -> str:
+    """Where the change lies: '-1.2 to +3.4'; open where there is no limit."""
+    if row.low is None and row.high is None:
+        return "-"
+    if row.low is None or row.high is None:
+        end, side = (row.high, "below") if row.low is None else (row.low, "above")
+        return f"{side} {(end or 0) * 100:+.1f}"
+    return f"{row.low * 100:+.1f} to {row.high * 100:+.1f}"
+
+
+def smallest(row: Row) -> str:
+    """The smallest change that would have been seen."""
+    return "-" if row.smallest_ratio is None else f"{row.smallest_ratio * 100:.1f}"
+
+
+def heading(found: Comparison, pair: Pair) -> str:
+    """What a pair's table is of."""
+    a, b = found.sides[0], found.sides[pair.side]
+    (n, m), (k, r) = pair.requests, pair.repeats
+    of = [f"{count:,} requests" + (f", {runs} repeats" if runs > 1 else "")
+          for count, runs in ((n, k), (m, r))]  # fmt: skip
+    return f"{pair.load}: A {a.name} ({of[0]}), {_letter(pair.side)} {b.name} ({of[1]})"
+
+
+def notes(pair: Pair) -> list[str]:
+    """What to mind of its rows: each note once, with the rows that have it."""
+    found: dict[str, list[str]] = {}
+    for row in pair.rows:
+        if row.note:
+            found.setdefault(row.note, []).append(name(row))
+    return [f"{', '.join(rows)}: {note}" for note, rows in found.items()]
+
+
+def definitions(found: Comparison, pair: Pair) -> list[str]:
+    """What other tools mean by the figures that are compared, where the sides' tools differ."""
+    sides = (("A", found.sides[0]), (_letter(pair.side), found.sides[pair.side]))
+    if sides[0][1].tool == sides[1][1].tool:
+        return []
+    meant: dict[tuple[str, str], None] = {}
+    for row in pair.rows:
+        for letter, side in sides if row.a is not None and row.b is not None else ():
+            if said := defined(row, side):
+                metric = row.label.removesuffix(f" {row.figure.rpartition('_')[2]}").rstrip(",")
+                meant[f"{letter}'s {metric}", said] = None
+    return [f"{what}: {said}" for what, said in meant]
+
+
+def outcome(pair: Pair) -> str:
+    """A pair in one sentence."""
+    worse, better = pair.shown("worse"), pair.shown("better")
+    if not worse and not better:
+        seen = [r.smallest_ratio for r in pair.rows if r.verdict and r.smallest_ratio]
+        if not seen:
+            return "no difference shown: there are too few requests to show one"
+        return f"no difference shown; the surest figure would have shown {min(seen):.1%}"
+    said = [
+        f"{len(rows)} {word} ({_largest(rows)})"
+        for word, rows in (("worse", worse), ("better", better))
+        if rows
+    ]
+    judged = sum(row.verdict is not None for row in pair.rows)
+    return f"of {judged} figures {' and '.join(said)}"
+
+
+def _largest(rows: Sequence[Row]) -> str:
+    most = max(rows, key=lambda row: abs(row.change_ratio or 0))
+    return f"{name(most)} {change(most.change_ratio or 0, most.form)} the most"
+
+
+# --- for a terminal -------------------------------------------------------------------------------
+
+
+def print_table(
+    found: Comparison, judged: Sequence[Judgement], out: TextIO, *, colour: bool
+) -> None:
+    """Write a comparison for people: what differs and what is in doubt first."""
+    console = Console(
+        file=out, width=WIDTH, force_terminal=colour, no_color=not colour,
+        highlight=False, markup=False, emoji=False,
+    )  # fmt: skip
+    for number, side in enumerate(found.sides):
+        _print_side(console, _letter(number), side)
+    for pair in found.pairs:
+        console.print()
+        console.print(Text(printable(heading(found, pair)), "bold"))
+        console.print(Text(printable(outcome(pair))))
+        for note in pair.notes:
+            console.print(Text(f"note: {printable(note)}", "yellow"))
+        console.print(_table(pair))
+        for said in notes(pair):
+            console.print(Text(printable(said), "dim"))
+        for said in definitions(found, pair):
+            console.print(Text(printable(said), "dim"))
+    console.print()
+    for note in found.notes:
+        console.print(Text(printable(note), "dim"))
+    for one in judged:
+        said = f"{one.bound} at {one.load}: "
+        words = (one.outcome, _COLOURS[one.outcome])
+        console.print(
+            Text.assemble("gate ", printable(said), words, f": {printable(one.sentence)}")
+        )
+
+
+def _print_side(console: Console, letter: str, side: Side) -> None:
+    console.print(Text(f"{letter}  {printable(side.name)}: {printable(side.target)}", "bold"))
+    for why in side.incomplete:
+        console.print(Text(f"   INCOMPLETE: {printable(why)}", "bold red"))
+    for doubt in side.doubts:
+        said = f"   doubt: {doubt.kind} at {printable(doubt.load)}: {printable(doubt.message)}"
+        console.print(Text(said, "yellow"))
+    for said in _differences(side):
+        console.print(Text(f"   {printable(said)}", "yellow"))
+    for note in side.notes:
+        console.print(Text(f"   note: {printable(note)}", "yellow"))
+
+
+def _differences(side: Side) -> Iterator[str]:
+    for one in side.differs:
+        yield f"differs from A in {one.what}: {one.b}, A: {one.a}"
+    if side.missing:
+        yield f"A alone has {', '.join(side.missing)}: not compared"
+    if side.unmatched:
+        yield f"this side alone has {', '.join(side.unmatched)}: not compared"
+
+
+def _letter(number: int) -> str:
+    """A for the baseline, then B, C, ..."""
+    return chr(ord("A") + number) if number < 26 else f"side {number + 1}"
+
+
+def _table(pair: Pair) -> Table:
+    grid = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    grid.add_column("")
+    for title in ("A", "B", "change, %", "lies in", "difference", "seen from"):
+        left = title == "difference"
+        grid.add_column(title, justify="left" if left else "right", no_wrap=True)
+    for row in pair.rows:
+        ratio = "-" if row.change_ratio is None else f"{row.change_ratio * 100:+.1f}"
+        said = _SHORT.get(row.verdict or "", row.verdict or "-")
+        grid.add_row(
+            printable(name(row)),
+            value(row, row.a),
+            value(row, row.b),
+            ratio,
+            interval(row),
+            Text(said, _COLOURS.get(said, "")),
+            smallest(row),
+        )
+    return grid
+
+
+# --- for a pull request ---------------------------------------------------------------------------
+
+
+def markdown(found: Comparison, judged: Sequence[Judgement]) -> str:
+    """A comparison as Markdown that GitHub and GitLab show."""
+    return "\n".join(_markdown(found, judged)) + "\n"
+
+
+def _markdown(found: Comparison, judged: Sequence[Judgement]) -> Iterator[str]:
+    if judged:
+        worst = next((w for w in ("broken", "not decided") if _any(judged, w)), "kept")
+        yield f"## servescope compare: gate {worst}"
+        yield ""
+        yield from _lines(("bound", "load", "outcome", "why"), "---", [
+            (one.bound, one.load, one.outcome, one.sentence) for one in judged
+        ])  # fmt: skip
+    else:
+        yield "## servescope compare"
+        yield ""
+    for number, side in enumerate(found.sides):
+        letter = _letter(number)
+        yield f"- **{letter}**: {_safe(side.name)}, {_safe(side.target)}"
+        yield from (f"  - **incomplete**: {_safe(why)}" for why in side.incomplete)
+        for doubt in side.doubts:
+            yield f"  - doubt `{doubt.kind}` at {_safe(doubt.load)}: {_safe(doubt.message)}"
+        yield from (f"  - {_safe(said)}" for said in _differences(side))
+        yield from (f"  - {_safe(note)}" for note in side.notes)
+    for pair in found.pairs:
+        yield ""
+        yield f"### {_safe(heading(found, pair))}"
+        yield ""
+        yield f"{_safe(outcome(pair))}."
+        yield ""
+        yield from (f"- {_safe(note)}" for note in pair.notes)
+        rows = [
+            (
+                name(row), value(row, row.a), value(row, row.b),
+                "-" if row.change_ratio is None else change(row.change_ratio, row.form),
+                interval(row), row.verdict or "-", smallest(row),
+            )
+            for row in pair.rows
+        ]  # fmt: skip
+        titles = ("figure", "A", "B", "change", "lies in, %", "verdict", "seen from, %")
+        yield from _lines(titles, "--:", rows)
+        yield from (f"- {_safe(said)}" for said in (*notes(pair), *definitions(found, pair)))
+    yield ""
+    yield from (f"<sub>{_safe(note)}</sub>" for note in found.notes)
+
+
+def _any(judged: Sequence[Judgement], word: str) -> bool:
+    return any(one.outcome == word for one in judged)
+
+
+def _lines(titles: Sequence[str], form: str, rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(titles)} |"
+    yield f"| --- | {' | '.join(form for _ in titles[1:])} |"
+    for row in rows:
+        yield f"| {' | '.join(_safe(cell) if cell not in _BOLD else _BOLD[cell] for cell in row)} |"
+    yield ""
+
+
+def _safe(text: str) -> str:
+    """Text that Markdown and HTML show as it is."""
+    shown = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]|~#@!])", r"\\\1", shown)
+
+
+# --- for programs ---------------------------------------------------------------------------------
+
+
+def comma_separated(found: Comparison) -> str:
+    """A row a figure and pair of stages."""
+    out = StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(_CSV)
+    for pair in found.pairs:
+        side = found.sides[pair.side].name
+        for row in pair.rows:
+            cells = [getattr(row, column) for column in _CSV[2:]]
+            writer.writerow([_defused(pair.load), _defused(side), *cells])
+    return out.getvalue()
+
+
+def _defused(text: str) -> str:
+    """A text that a spreadsheet would take for a formula gets a quote in front."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def junit(judged: Sequence[Judgement], *, undecided_fails: bool) -> bytes:
+    """A gate as JUnit XML: a test case a bound, side and load. Not decided is skipped, or fails."""
+    count = {word: sum(one.outcome == word for one in judged) for word in _COLOURS}
+    failures = count["broken"] + (count["not decided"] if undecided_fails else 0)
+    skipped = 0 if undecided_fails else count["not decided"]
+    totals = {"tests": len(judged), "failures": failures, "errors": 0, "skipped": skipped}
+    written = {key: str(total) for key, total in totals.items()}
+    suites = ET.Element("testsuites", written)
+    suite = ET.SubElement(suites, "testsuite", {"name": "servescope compare", **written})
+    for one in judged:
+        where = _xml(f"servescope.compare.{one.side}")
+        title = _xml(f"{one.bound} at {one.load}")
+        case = ET.SubElement(suite, "testcase", {"classname": where, "name": title})
+        said = _xml(one.sentence)
+        if one.outcome == "broken" or (undecided_fails and one.outcome == "not decided"):
+            failure = ET.SubElement(case, "failure", {"message": said, "type": one.outcome})
+            failure.text = said
+        elif one.outcome == "not decided":
+            ET.SubElement(case, "skipped", {"message": f"not decided: {said}"})
+        else:
+            ET.SubElement(case, "system-out").text = said
+    ET.indent(suites)
+    written_out: bytes = ET.tostring(suites, encoding="utf-8", xml_declaration=True)
+    return written_out + b"\n"
+
+
+def _xml(text: str) -> str:
+    """Without the characters that XML cannot hold."""
+    return _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text)

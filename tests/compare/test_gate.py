@@ -1,0 +1,181 @@
+"""The gate: broken where it is shown, kept where it is shown, and never by chance."""
+
+import json
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from servescope.analysis.gate import parse
+from servescope.errors import BadInput
+from tests.compare.runs import written
+from tests.compare.test_compare import invoked
+
+LONG = [50 + (k * 7919 % 13) for k in range(400)]
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """Two runs, the second with `times` the first's times to the first token."""
+
+    def make(times, n=400, **more):
+        a = written(tmp_path, "a", times_ms=LONG[:n])
+        return a, written(tmp_path, "b", times_ms=[times * t for t in LONG[:n]], **more)
+
+    return make
+
+
+def cases(path):
+    """A JUnit file's root."""
+    return ET.parse(path).getroot()  # noqa: S314 (we wrote it)
+
+
+def gate(pair, bounds, *words):
+    status, text = invoked(*pair, "--gate", bounds, *words)
+    return status, " ".join(text.split())
+
+
+def test_bounds_are_read_with_their_sign_and_unit():
+    first, second, third = parse("ttft_p99<+5%, output_tokens_per_s > -3%,error_ratio<=1%")
+    assert (first.figure, first.below, first.limit) == ("ttft_p99", True, 0.05)
+    assert (second.figure, second.below, second.limit) == ("output_tokens_per_s", False, -0.03)
+    assert (third.figure, third.below, third.limit) == ("error_ratio", True, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("ttft_p98<+5%", "did you mean ttft_p9"),
+        ("ttft<+5%", "want a statistic too, such as ttft_p99"),
+        ("output_token_per_s>-3%", "did you mean output_tokens_per_s?"),
+        ("ttft_p99<5", "want bounds on changes such as"),
+        ("ttft_p99<200ms", "want bounds on changes such as"),
+        ("ttft_p99>-5%", "want ttft_p99<+5%"),
+        ("output_tokens_per_s<+3%", "want output_tokens_per_s>-3%"),
+        ("ttft_p99<+5%,", "want bounds on changes such as"),
+        ("", "want bounds on changes such as"),
+        ("requests_per_s>-100%", "above -100%"),
+    ],
+)
+def test_a_bound_that_cannot_be_read_is_refused_with_what_would_be_right(text, hint):
+    with pytest.raises(BadInput, match=r"^--gate: ") as refused:
+        parse(text)
+    assert hint in str(refused.value)
+
+
+def test_a_change_shown_to_be_beyond_the_bound_breaks_it(pair):
+    status, text = gate(pair(1.2), "ttft_mean<+5%")
+    assert status == 4
+    assert "gate ttft_mean<+5% at constant:100: broken: TTFT mean changed by +20.0 %" in text
+
+
+def test_a_change_shown_to_be_within_the_bound_keeps_it(pair):
+    status, text = gate(pair(1.01), "ttft_mean<+10%,requests_per_s>-10%")
+    assert status == 0
+    assert text.count(": kept: ") == 2
+
+
+def test_getting_better_keeps_a_bound(pair):
+    assert gate(pair(0.5), "ttft_p50<+0%")[0] == 0
+
+
+def test_a_change_near_the_bound_is_not_decided_and_says_what_would_decide_it(pair):
+    status, text = gate(pair(1.05), "ttft_mean<+3%")
+    assert status == 0
+    assert "not decided" in text
+    assert "repeats a side would decide it" in text
+
+
+def test_what_is_not_decided_fails_only_where_that_is_asked_for(tmp_path):
+    a = written(tmp_path, "a", times_ms=LONG)
+    b = written(tmp_path, "b", times_ms=[1.05 * t for t in LONG])
+    assert invoked(a, b, "--gate", "ttft_mean<+3%")[0] == 0
+    assert invoked(a, b, "--gate", "ttft_mean<+3%", "--gate-undecided", "fail")[0] == 4
+
+
+def test_a_percentile_that_cannot_be_judged_keeps_nothing(pair):
+    status, text = gate(pair(1.0, n=100), "ttft_p99<+5%")
+    assert status == 0
+    assert "not decided: TTFT p99 changed by +0.0 %; too few requests" in text
+
+
+def test_what_was_not_measured_breaks_its_bound(pair, tmp_path):
+    status, text = gate(pair(1.0), "goodput_ratio>-3%")
+    assert status == 4
+    assert "broken: goodput, of all due: not measured on A and B" in text
+    other = written(tmp_path, "other", times_ms=LONG, load="constant:7")
+    status, text = gate((tmp_path / "a", other), "ttft_mean<+5%")
+    assert status == 4
+    assert "not measured: other has no stage constant:100" in text
+
+
+def test_an_incomplete_run_keeps_no_bound_but_may_break_one(tmp_path):
+    a = written(tmp_path, "a", times_ms=LONG)
+    b = written(tmp_path, "b", times_ms=LONG, interrupted="SIGINT")
+    c = written(tmp_path, "c", times_ms=[2 * t for t in LONG], interrupted="SIGINT")
+    status, text = gate((a, b), "ttft_mean<+10%")
+    assert status == 0
+    assert "not decided" in text
+    assert "B is incomplete (b: SIGINT)" in text
+    assert gate((a, c), "ttft_mean<+10%")[0] == 4
+
+
+def test_failures_are_bound_in_points(tmp_path):
+    a = written(tmp_path, "a", times_ms=LONG)
+    b = written(
+        tmp_path, "b", times_ms=LONG,
+        outcome=lambda k: "failed:http_5xx" if k % 10 == 0 else "completed",
+    )  # fmt: skip
+    status, text = gate((a, b), "error_ratio<+3%")
+    assert status == 4
+    assert "changed by +10.0 points" in text
+    assert gate((a, b), "error_ratio<+20%")[0] == 0
+
+
+def test_each_side_and_load_is_judged(tmp_path):
+    loads = ["constant:100", "constant:50"]
+    a, b, c = (
+        written(
+            tmp_path, name, times_ms=[times * t for t in LONG], loads=loads, trial={"model": name}
+        )
+        for name, times in (("a", 1), ("b", 1), ("c", 1.5))
+    )
+    path = tmp_path / "junit.xml"
+    status, _ = invoked(a, b, c, "--gate", "ttft_mean<+10%", "--junit", path)
+    assert status == 4
+    suites = cases(path)
+    assert (suites.get("tests"), suites.get("failures"), suites.get("skipped")) == ("4", "2", "0")
+    failed = [case for case in suites.iter("testcase") if case.find("failure") is not None]
+    assert {case.get("classname") for case in failed} == {"servescope.compare.c"}
+    assert {case.get("name") for case in failed} == {f"ttft_mean<+10% at {load}" for load in loads}
+
+
+def test_junit_holds_whatever_names_there_are(tmp_path, pair):
+    a, b = pair(1.05)
+    odd = b.rename(tmp_path / 'b"<&>\x07')
+    path = tmp_path / "junit.xml"
+    assert invoked(a, odd, "--gate", "ttft_mean<+3%", "--junit", path)[0] == 0
+    suites = cases(path)
+    assert suites.get("skipped") == "1"
+    (case,) = suites.iter("testcase")
+    assert case.get("classname") == 'servescope.compare.b"<&>\N{REPLACEMENT CHARACTER}'
+    strict = ("--gate-undecided", "fail")
+    assert invoked(a, odd, "--gate", "ttft_mean<+3%", "--junit", path, *strict)[0] == 4
+    assert cases(path).get("failures") == "1"
+
+
+def test_junit_without_a_gate_is_refused(pair, tmp_path):
+    with pytest.raises(BadInput, match=r"--junit: .* want --gate too"):
+        invoked(*pair(1.0), "--junit", tmp_path / "junit.xml")
+
+
+def test_a_pull_request_sees_the_gate_first(pair, tmp_path):
+    path = tmp_path / "pull.md"
+    assert invoked(*pair(1.2), "--gate", "ttft_mean<+5%", "--markdown", path)[0] == 4
+    text = path.read_text()
+    assert text.startswith("## servescope compare: gate broken\n")
+    assert "**broken**" in text
+
+
+def test_json_has_the_gate_in_it(pair):
+    found = json.loads(invoked(*pair(1.0), "--gate", "ttft_mean<+10%", "--json")[1])
+    assert [one["outcome"] for one in found["gate"]] == ["kept"]
