@@ -38,7 +38,8 @@ lint: $(VENV)/installed-dev ## format, lint, types
 check: lint ## lint and the quick tests: two minutes
 	$(BIN)/python -m pytest -q -m "not vllm and not peers and not slow"
 
-test: lint ## all that CI runs: lint and every test, those against a real llama.cpp too
+test: lint ## all that CI runs: lint and every test, those in a browser and a real llama.cpp too
+	@bash scripts/install-browser.sh
 	$(BIN)/python -m pytest -q
 
 $(VLLM)/installed: scripts/install-vllm.sh

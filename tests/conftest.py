@@ -1,15 +1,42 @@
 """Settings of all tests and what they share; machines are noisy: slowness alone is no failure."""
 
 import os
+import signal
+import sys
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from servescope import cli
 
 settings.register_profile("noisy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("noisy")
 
 for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
     del os.environ[name]  # this machine's proxy has no part in what runs on loopback
+
+for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+    # What `nohup` and `&` had us ignore, commands that are tested would ignore, too; what is caught
+    # and ignored here is obeyed by them.
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, lambda *_: None)
+
+
+@pytest.fixture
+def command(monkeypatch, capfd, tmp_path):
+    """Runs the command in this process, in a directory of its own; status, output and errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def invoke(*words):
+        monkeypatch.setattr(sys, "argv", ["servescope", *map(str, words)])
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            status = end.code or 0
+        return (status, *capfd.readouterr())
+
+    return invoke
 
 
 @pytest.fixture

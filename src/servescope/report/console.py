@@ -18,7 +18,16 @@ from rich.text import Text
 
 from servescope.doubts import Doubt
 from servescope.metrics import from_due_differs
+from servescope.report.labels import (
+    COUNTS,
+    LATENCIES,
+    SHOWN_IF_ANY,
+    SHOWN_IF_DIFFERENT,
+    STATISTICS,
+    quantity,
+)
 from servescope.summary import StageSummary, Summary, TargetSummary
+from servescope.telemetry.resources import Resources
 from servescope.units import format_seconds, printable, three_digits
 
 WIDTH = 100
@@ -30,29 +39,44 @@ CLOCKS = {
     "user": ", times from user space: the lag is in them",
     None: "",
 }
-LATENCIES = (
-    ("ttft_s", "TTFT"),
-    ("ttfo_s", "first output token"),
-    ("ttft_from_due_s", "TTFT from due"),
-    ("itl_s", "ITL, a token"),
-    ("icl_s", "ICL, a chunk"),
-    ("tpot_s", "TPOT"),
-    ("e2e_s", "end-to-end"),
-    ("e2e_from_due_s", "end-to-end from due"),
-    ("normalized_latency_s_per_token", "end-to-end / token"),
-    ("connect_s", "connect"),
-    ("lateness_s", "sent after due"),
-)
-COUNTS = (
-    ("input_tokens", "input tokens"),
-    ("cached_tokens", "of them cached"),
-    ("output_tokens", "output tokens"),
-    ("reasoning_tokens", "of them reasoning"),
-    ("tool_tokens", "of them tool calls"),
-)
-_SHOWN_IF_ANY = ("cached_tokens", "reasoning_tokens", "tool_tokens")
-STATISTICS = ("mean", "p50", "p90", "p95", "p99", "max")
-_HIDDEN_UNLESS_DIFFERENT = ("ttft_from_due_s", "e2e_from_due_s")
+RESOURCES = {
+    "engine": (
+        ("running requests", "running_requests_mean", "running_requests_max"),
+        ("waiting requests", "waiting_requests_mean", "waiting_requests_max"),
+        ("KV cache in use", "kv_use_ratio_mean", "kv_use_ratio_max"),
+        ("prefix-cache hits", "prefix_hit_ratio"),
+        ("preemptions", "preemptions"),
+        ("tokens a step", "step_tokens_mean"),
+        ("prompt tokens", "prompt_tokens_per_s"),
+        ("generated tokens", "generated_tokens_per_s"),
+        ("time in queue", "queue_s_mean"),
+        ("prefill", "prefill_s_mean"),
+        ("decode", "decode_s_mean"),
+        ("busy with prefill", "prefill_busy_ratio"),
+        ("busy with decode", "decode_busy_ratio"),
+    ),
+    "gpu": (
+        ("busy", "gpu_busy_ratio_mean"),
+        ("memory, most", "gpu_memory_used_bytes_max"),
+        ("power", "gpu_power_w_mean", "gpu_power_w_max"),
+        ("SM clock, least", "gpu_sm_clock_hz_min"),
+        ("temperature, most", "gpu_temperature_c_max"),
+        ("slowed down", "gpu_throttled_ratio"),
+        ("energy an output token", "energy_j_per_output_token"),
+        ("energy a request", "energy_j_per_request"),
+    ),
+    "host": (
+        ("CPU", "cpu_busy_ratio_mean"),
+        ("busiest core", "cpu_busiest_core_ratio_mean"),
+        ("memory, most", "memory_used_bytes_max"),
+        ("cores of the load", "load_cpu_cores_mean"),
+        ("cores of the engine", "engine_cpu_cores_mean"),
+        ("memory of the engine, most", "engine_memory_bytes_max"),
+        ("network in", "network_received_bytes_per_s_mean", "network_received_bytes_per_s_max"),
+        ("network out", "network_sent_bytes_per_s_mean", "network_sent_bytes_per_s_max"),
+    ),
+}
+"""Figures of a source as they are shown: the mean, then the most where there are two."""
 
 
 def table(summary: Summary, *, colour: bool = False, width: int = WIDTH) -> str:
@@ -81,8 +105,11 @@ def print_table(summary: Summary, out: TextIO, *, colour: bool, width: int = WID
         console.print(Text(f"INCOMPLETE: ended before its plan was done ({why})", "bold red"))
     for note in summary.notes:
         console.print(Text(f"note: {printable(note)}", "yellow"))
+    if summary.collected:
+        console.print(Text(_collected(summary.collected), "dim"))
     if len(summary.stages) > 1:
         console.print(_overview([(stage.load, stage) for stage in summary.stages], "load"))
+    _print_findings(console, summary, None)
     for stage in summary.stages:
         _print_stage(console, summary, stage)
 
@@ -93,6 +120,7 @@ def _print_stage(console: Console, summary: Summary, stage: StageSummary) -> Non
     console.print(Text(f"{kind}{stage.load}", "bold"), Text(_window(stage)))
     if stage.doubts:
         console.print(_doubts(stage.doubts))
+    _print_findings(console, summary, stage.number)
     console.print(_outcomes(stage))
     for line in _reasons(stage):
         console.print(line)
@@ -103,6 +131,9 @@ def _print_stage(console: Console, summary: Summary, stage: StageSummary) -> Non
         console.print(_overview(rows, "target"))
     if any(getattr(figure, "estimated", False) for figure in stage.figures.values()):
         console.print(Text("~ estimated: the server did not count each chunk's tokens", "dim"))
+    for part in stage.resources:
+        console.print(Text(_whose(part), "dim"))
+        console.print(_resources(part))
     for said in _measured_how(stage):
         console.print(Text(said, "dim"))
     for bound in stage.slo:
@@ -120,6 +151,18 @@ def _doubts(doubts: list[Doubt]) -> Table:
         )
         grid.add_row(f"doubt: {doubt.kind}", said)
     return grid
+
+
+def _print_findings(console: Console, summary: Summary, stage: int | None) -> None:
+    """Those of one stage, or with None of the run as a whole."""
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(no_wrap=True, style="bold cyan")
+    for finding in summary.findings:
+        if finding.stage == stage:
+            sure = "" if finding.strength == "shown" else f" ({finding.strength})"
+            grid.add_row(f"found: {finding.kind}", Text(printable(finding.sentence) + sure))
+    if grid.row_count:
+        console.print(grid)
 
 
 def _window(stage: StageSummary) -> str:
@@ -183,10 +226,10 @@ def _latencies(figures: dict[str, Any]) -> Table:
     for key, label in LATENCIES:
         if key == "ttfo_s" and figures.get("reasoning_tokens") is None:
             continue  # the first token is the first of the output
-        if differs or key not in _HIDDEN_UNLESS_DIFFERENT:
+        if differs or key not in SHOWN_IF_DIFFERENT:
             grid.add_row(*_row(label, figures.get(key), format_seconds))
     for key, label in COUNTS:
-        if key in _SHOWN_IF_ANY and figures.get(key) is None:
+        if key in SHOWN_IF_ANY and figures.get(key) is None:
             continue
         grid.add_row(*_row(label, figures.get(key), three_digits))
     return grid
@@ -221,6 +264,34 @@ def _measured_how(stage: StageSummary) -> Iterable[str]:
             f"load generator: {len(ours.cpu_ratio)} {many}, {used} of a core, loop lag P99 "
             f"{format_seconds(ours.lag_p99_s or 0.0)}{CLOCKS[ours.clock]}"
         )
+
+
+def _collected(sources: dict[str, str]) -> str:
+    """What was read beside the load, and why the rest was not."""
+    was = [name for name, what in sources.items() if what == "read"]
+    not_read = [f"{name}: {what}" for name, what in sources.items() if what != "read"]
+    return printable("; ".join([f"also read: {', '.join(was)}"] * bool(was) + not_read))
+
+
+def _whose(part: Resources) -> str:
+    what = part.engine or {"gpu": "GPUs"}.get(part.kind, part.kind)
+    where = [part.source] if part.source.startswith("prometheus:") else []
+    how = [f"{of}: {said}" for of, said in part.how.items()]
+    return printable("; ".join([", ".join([what, *where]), *how]))
+
+
+def _resources(part: Resources) -> Table:
+    """What a source told over the stage, two figures a row; only those that it has."""
+    grid, figures = Table.grid(padding=(0, 2)), part.figures
+    cells: list[tuple[str, Text]] = []
+    for label, *named in RESOURCES[part.kind]:
+        told = [(name, figures[name]) for name in named if figures.get(name) is not None]
+        if told:
+            said = ", most ".join(quantity(name, value)[1] for name, value in told)
+            cells.append((label, Text(said, "bold")))
+    for k in range(0, len(cells), 2):
+        grid.add_row(*(word for pair in cells[k : k + 2] for word in pair))
+    return grid
 
 
 def _overview(rows: Sequence[tuple[str, StageSummary | TargetSummary]], what: str) -> Table:

@@ -37,14 +37,10 @@ def run(
     `ready` gets the URL and the paths of generations once clients can connect. Raises BadInput
     where it cannot listen, or would without a `token` on an address that others can reach.
     """
-    loopback = _is_loopback(host)
-    if token is None and not loopback:
-        raise BadInput("--host", host, "others can reach it: want a token too, by --token-file")
+    hosts = names(host, token)
     raise_open_files()
-    with _bound(host, port) as listener:
-        name = f"[{host}]" if ":" in host else host
-        hosts = LOOPBACK_NAMES | {name.lower()} if loopback else frozenset[str]()
-        url = f"http://{name}:{listener.getsockname()[1]}"
+    with bound(host, port) as listener:
+        url = f"http://{url_host(host)}:{listener.getsockname()[1]}"
 
         async def serve() -> None:
             app = App(config, hosts=hosts, token=token)
@@ -60,6 +56,18 @@ def run(
             server.close()
 
         asyncio.run(serve())
+
+
+def names(host: str, token: str | None) -> frozenset[str]:
+    """What requests to a server on `host` may call it; empty: anything.
+
+    Raises BadInput where others can reach it and it has no token.
+    """
+    if _is_loopback(host):
+        return LOOPBACK_NAMES | {url_host(host).lower()}
+    if token is None:
+        raise BadInput("--host", host, "others can reach it: want a token too, by --token-file")
+    return frozenset()
 
 
 def token_from(path: Path | None) -> str | None:
@@ -85,7 +93,8 @@ def _ending(until_closed: int | None) -> asyncio.Event:
     return ended
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that listens there. Raises BadInput where it cannot."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
@@ -96,6 +105,11 @@ def _bound(host: str, port: int) -> socket.socket:
             raise BadInput("--port", port, "want one that needs no root: 1024 or above") from None
         why = str(error.strerror).partition(" (while")[0]
         raise BadInput("--host", host, f"cannot listen there: {why}") from None
+
+
+def url_host(host: str) -> str:
+    """As it stands in a URL."""
+    return f"[{host}]" if ":" in host else host
 
 
 def _is_loopback(host: str) -> bool:

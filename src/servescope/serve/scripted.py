@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Self
 
 import msgspec
@@ -219,13 +220,19 @@ async def _read(reader: asyncio.StreamReader) -> Request | None:
     return Request(method, path, headers, body, at_ns)
 
 
+@cache
+def _wires() -> list[WireProtocol]:
+    """Looked up once: it takes milliseconds, in which no other request would be read."""
+    return list(known().values())
+
+
 def wire_of(request: Request) -> tuple[WireProtocol, Ask]:
     """The protocol that owns the request's path and can read it, and what it asks.
 
     Raises ProtocolFault where none can.
     """
     fault = ProtocolFault("http_4xx", f"no protocol has {request.path}")
-    for wire in known().values():
+    for wire in _wires():
         if request.path in (wire.path(stream=True), wire.path(stream=False)):
             try:
                 return wire, wire.parse(request.body, request.path)

@@ -1,0 +1,240 @@
+"""How a stage stands, for the person who waits: a panel that is drawn over itself, or one line."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NamedTuple, TextIO
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from servescope.units import format_seconds, printable, three_digits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from servescope.doubts import Doubt
+    from servescope.tally import Buckets, Tally
+
+WIDEST = 100
+NARROWEST, LOWEST = 40, 6
+"""Columns and lines below which a panel shows less than a line does."""
+LINE = 120
+"""Columns of a line where no terminal says how many there are."""
+BAR, NARROW = 20, 70
+"""Columns of the bar, and of a panel in which it has half of them."""
+SECONDS_S, MINUTES_S = 9.95, 119.5
+"""From here on a time goes on in whole seconds, and in minutes."""
+SYNCHRONISED, SHOWN = "\x1b[?2026h", "\x1b[?2026l"
+"""A terminal that knows these shows all between them at once; others ignore them."""
+
+
+class Standing(NamedTuple):
+    """How a stage stands."""
+
+    title: str
+    """Model and target."""
+    stage: str
+    """'stage 2 of 5'."""
+    load: str
+    tally: Tally
+    elapsed_s: float
+    planned: int | None
+    progress: float | None
+    """Share of the stage that is over."""
+    in_flight: int
+    asked: float | None
+    """Requests per second that the load asks for."""
+    recent: float | None
+    """Requests answered per second of late."""
+    tokens: float | None
+    """Output tokens per second of late, of answers that have ended."""
+    left_s: float | None
+    run_left_s: float | None
+    """At most, until the last stage is over."""
+    server: str = ""
+    """What the engine says of itself."""
+    gpu: str = ""
+    doubts: tuple[Doubt, ...] = ()
+
+
+def line(now: Standing, columns: int = LINE) -> str:
+    """All in one line, most important first; what does not fit in is left out."""
+    tally = now.tally
+    planned = f"/{now.planned:,}" if now.planned else ""
+    parts = [
+        f"{_clock(now.elapsed_s)}: {tally.requests:,}{planned} done",
+        f"{tally.failed:,} failed" if tally.failed else "",
+        f"{now.in_flight:,} in flight" if now.in_flight else "",
+        f"{_number(tally.requests_per_s)}/s" + (f" of {_number(now.asked)}" if now.asked else ""),
+        _times("TTFT", tally.ttft, "/"),
+        _times("ITL", tally.itl, "/"),
+        f"{_number(now.tokens)} tokens/s" if now.tokens else "",
+        _left(now.left_s) if now.left_s else "",
+        now.server,
+        now.gpu,
+    ]
+    text = " "
+    for part in filter(None, parts):
+        longer = f"{text}{',' if text.strip() else ''} {part}"
+        text = longer if cell_len(longer) <= columns else text
+    return text if cell_len(text) <= columns else text[:columns]
+
+
+def over(now: Standing) -> str:
+    """The line that stays of a stage after it."""
+    whole = now._replace(
+        elapsed_s=max(now.elapsed_s, now.tally.span_s),
+        tokens=now.tally.output_tokens_per_s,
+        in_flight=0,
+        left_s=None,
+        server="",
+        gpu="",
+    )
+    return f"{now.stage}, {printable(now.load)}: {line(whole).strip()}"
+
+
+def news(now: Standing) -> Iterator[tuple[str, str]]:
+    """What is said once, when it appears: what it is about, and a line."""
+    for outcome, words in now.tally.words.items():
+        yield outcome, f"  {outcome}: {printable(words)[:LINE]}"
+    for doubt in now.doubts:
+        yield doubt.kind, f"  doubt: {doubt.kind}: {doubt.message}"
+
+
+def _rows(now: Standing, *, bar: int, marks: str) -> list[tuple[int, str, Text]]:
+    """How much each matters (0 the most), a label, and what there is to say."""
+    tally = now.tally
+    rate = Text()
+    if now.asked:
+        rate.append(f"{_number(now.asked)}/s asked, ")
+    rate.append(f"{_number(tally.requests_per_s)}/s answered", "bold")
+    if now.recent is not None:
+        rate.append(f" ({_number(now.recent)}/s of late)")
+    rate.append(f", {now.in_flight:,} in flight")
+    rows = [
+        (0, "done", _progress(now, bar, marks)),
+        (1, "requests", rate),
+        (2, "TTFT", Text(_times("", tally.ttft, ", P99 ") or "-")),
+        (4, "ITL", Text(_times("", tally.itl, ", P99 ") or "-")),
+        (5, "tokens", Text(f"{_number(now.tokens)}/s out" if now.tokens is not None else "-")),
+    ]
+    if now.server:
+        rows.append((6, "server", Text(now.server)))
+    if now.gpu:
+        rows.append((7, "GPU", Text(now.gpu)))
+    if tally.failures:
+        counts = ", ".join(f"{count:,} {name}" for name, count in tally.failures.most_common())
+        rows.append((3, "errors", Text(counts, "bold red")))
+        newest = printable(next(reversed(tally.words.values()), ""))
+        rows.append((8, "", Text(newest, "red")))
+    rows += [(3, "doubt", Text(f"{doubt.kind}: {doubt.message}", "yellow")) for doubt in now.doubts]
+    return rows
+
+
+def _progress(now: Standing, bar: int, marks: str) -> Text:
+    text = Text()
+    if now.progress is not None:
+        full = round(bar * now.progress)
+        text.append(marks[0] * full, "green")
+        text.append(marks[1] * (bar - full) + " ", "bright_black")
+    planned = f" of {now.planned:,}" if now.planned else ""
+    text.append(f"{now.tally.requests:,}{planned}", "bold")
+    text.append(f" after {_clock(now.elapsed_s)}")
+    if now.left_s is not None:
+        text.append(f", {_left(now.left_s)}")
+    if now.run_left_s is not None:
+        text.append(f" (run: {_clock(now.run_left_s)} at most)")
+    return text
+
+
+def _left(left_s: float) -> str:
+    return f"{_clock(left_s)} left" if left_s > 0 else "last answers"
+
+
+def _clock(seconds: float) -> str:
+    """A time that goes on: '0.6 s', '12 s', '2 m 05 s'."""
+    if seconds >= MINUTES_S:
+        return format_seconds(seconds)
+    return f"{seconds:.1f} s" if seconds < SECONDS_S else f"{seconds:.0f} s"
+
+
+def _times(label: str, buckets: Buckets, between: str) -> str:
+    """Median and P99 so far; empty where there are none."""
+    p50, p99 = buckets.quantile_s(0.5), buckets.quantile_s(0.99)
+    if p50 is None or p99 is None:
+        return ""
+    return f"{label or 'P50'} {format_seconds(p50)}{between}{format_seconds(p99)}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else three_digits(value)
+
+
+class Screen:
+    """The lines at the end of a terminal, which are written anew each time."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._drawn: list[int] = []
+        """Columns of each line that stands there."""
+        self._console = Console(file=out, force_terminal=True, highlight=False, emoji=False)
+        utf = (getattr(out, "encoding", None) or "").lower().startswith("utf")
+        self._marks, self._box = ("━─", box.ROUNDED) if utf else ("#-", box.ASCII)
+
+    def draw(self, now: Standing) -> None:
+        """Show how a stage stands, as the terminal's size allows."""
+        columns, height = self._size()
+        lines = self._panel(now, columns - 1, height - 1)
+        text = "".join(f"\x1b[K{one}\n" for one in lines)
+        self._write(self._back(columns) + text + "\x1b[J")
+        self._drawn = [cell_len(Text.from_ansi(one).plain) for one in lines]
+
+    def clear(self) -> None:
+        """Take it away."""
+        if self._drawn:
+            self._write(self._back(self._size()[0]) + "\x1b[J")
+            self._drawn = []
+
+    def _back(self, columns: int) -> str:
+        """To the first line; a terminal that became narrower has broken long ones."""
+        lines = sum(max(1, -(-width // columns)) for width in self._drawn)
+        return f"\r\x1b[{lines}A" if lines else "\r"
+
+    def _panel(self, now: Standing, columns: int, height: int) -> list[str]:
+        if columns < NARROWEST or height < LOWEST:
+            return [line(now, max(columns, 1))] if height > 0 else []
+        rows = _rows(now, bar=BAR if columns > NARROW else BAR // 2, marks=self._marks)
+        kept = sorted(rank for rank, _, _ in rows)[: height - 2]
+        grid = Table.grid(padding=(0, 1))
+        grid.add_column(no_wrap=True, style="bright_black", width=len("requests"))
+        grid.add_column(no_wrap=True, overflow="ellipsis")
+        for _, label, text in [row for row in rows if row[0] <= kept[-1]][: height - 2]:
+            grid.add_row(label, text)
+        panel = Panel(
+            Group(grid),
+            box=self._box,
+            title=Text(f"{now.stage}: {printable(now.load)}", "bold", no_wrap=True),
+            title_align="left",
+            subtitle=Text(printable(now.title), no_wrap=True),
+            subtitle_align="left",
+            border_style="bright_black",
+        )
+        with self._console.capture() as captured:
+            self._console.print(panel, width=min(columns, WIDEST), height=None)
+        return captured.get().rstrip("\n").split("\n")
+
+    def _size(self) -> tuple[int, int]:
+        try:
+            found = os.get_terminal_size(self._out.fileno())
+        except OSError:
+            return 80, 24
+        return found.columns or 80, found.lines or 24
+
+    def _write(self, text: str) -> None:
+        self._out.write(f"{SYNCHRONISED}{text}{SHOWN}")
+        self._out.flush()

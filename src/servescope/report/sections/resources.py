@@ -1,0 +1,36 @@
+"""What machines and engines said of themselves, stage by stage."""
+
+from __future__ import annotations
+
+from servescope.analysis.evidence import Evidence
+from servescope.report.content import Cell, Column, Section, Table
+from servescope.report.labels import quantity
+from servescope.report.shown import names
+
+PLACE = 130
+
+
+def section(evidence: Evidence) -> Section | None:
+    """A table a source: a row a figure, a column a stage, and how it was got where that varies."""
+    stages = evidence.summary.stages
+    found: dict[str, dict[str, list[Cell]]] = {}
+    for k, stage in enumerate(stages):
+        for part in stage.resources:
+            rows = found.setdefault(part.source, {})
+            for name, value in part.figures.items():
+                label, shown = quantity(name, value)
+                row = rows.setdefault(name, [label, *[None] * len(stages), None])
+                row[k + 1] = None if value is None else shown
+                row[-1] = part.how.get(name)
+    stage_names = names(evidence) if len(stages) > 1 else ["value"]
+    tables = [_table(source, stage_names, list(rows.values())) for source, rows in found.items()]
+    tables = [table for table in tables if table.rows]
+    return Section(name="resources", title="Resources", tables=tables) if tables else None
+
+
+def _table(source: str, stages: list[str], rows: list[list[Cell]]) -> Table:
+    kept = [row for row in rows if any(cell is not None for cell in row[1:-1])]
+    titles = ["figure", *stages, "how"]
+    if not any(row[-1] for row in kept):
+        titles, kept = titles[:-1], [row[:-1] for row in kept]
+    return Table(title=source, columns=[Column(title=title) for title in titles], rows=kept)
