@@ -6,7 +6,6 @@ import sys
 
 import pytest
 
-from servescope import cli
 from tests.support.served import Served, healthy
 
 UNREACHABLE = "http://127.0.0.1:9"
@@ -16,22 +15,6 @@ UNREACHABLE = "http://127.0.0.1:9"
 def server():
     with Served(healthy(0.002, 0.001), tokenize=True) as found:
         yield found
-
-
-@pytest.fixture
-def command(monkeypatch, capfd, tmp_path):
-    monkeypatch.chdir(tmp_path)
-
-    def invoke(*words):
-        monkeypatch.setattr(sys, "argv", ["servescope", *map(str, words)])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            status = end.code or 0
-        return (status, *capfd.readouterr())
-
-    return invoke
 
 
 @pytest.mark.parametrize(

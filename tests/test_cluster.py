@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from servescope import cli
 from servescope.client.probe import Endpoint
-from servescope.cluster.head import Cluster
+from servescope.cluster.head import Cluster, connected
 from servescope.cluster.node import Node, Parcel, raised
 from servescope.cluster.stage import Place
 from servescope.conduct import conduct
@@ -270,31 +270,50 @@ def test_the_targets_share_a_cluster_as_they_share_a_machine(cluster, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("workers", [4, 9])
+def test_more_workers_than_cores_are_refused_at_once_with_the_number_that_fits(
+    cluster, tmp_path, monkeypatch, workers
+):
+    monkeypatch.setattr("servescope.cluster.head.PLACE_S", 3600.0)  # no waiting would help
+    words = ["--cluster", cluster.address, "--workers", workers, "--out", tmp_path / "runs"]
+    with pytest.raises(BadInput, match="at most 3"):
+        cli.cli.main(["run", *map(str, words)], standalone_mode=False)
+
+
+@pytest.mark.slow
 def test_more_workers_than_free_cores_are_refused_with_the_number_that_fits(
     cluster, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("servescope.cluster.head.PLACE_S", 1.0)
-    words = ["run", "--cluster", cluster.address, "--workers", "9", "--out", str(tmp_path / "runs")]
-    with pytest.raises(BadInput, match="at most 3"):
-        cli.cli.main(words, standalone_mode=False)
+    words = ["run", "--cluster", cluster.address, "--workers", "3", "--out", str(tmp_path / "runs")]
+    with connected(cluster.address) as ray:
+        held = ray.util.placement_group([{"CPU": 1}])
+        assert held.wait(30)
+        try:
+            with pytest.raises(BadInput, match="at most 2"):
+                cli.cli.main(words, standalone_mode=False)
+        finally:
+            ray.util.remove_placement_group(held)
+
+
+def loading(cluster, server, tmp_path, *words, sent=30):
+    """A run on the cluster in the middle, and its load processes."""
+    before = set(load_processes())
+    where = ("--name", "one", "--cluster", cluster.address)
+    started = command(tmp_path, server.url, *words, *where)
+    until_many(server, sent)
+    return started, [pid for pid in load_processes() if pid not in before]
 
 
 @pytest.mark.slow
 def test_an_interrupt_ends_the_load_on_every_node_and_keeps_what_came_back(cluster, tmp_path):
-    before = set(load_processes())
     with Served(healthy(0.05, 0.01)) as server:
-        started = command(
-            tmp_path,
-            *(server.url, "--load", "users:6", "--duration", "60s", "--name", "cut"),
-            *("--cluster", cluster.address),
-        )
-        until_many(server, 30)
-        ours = [pid for pid in load_processes() if pid not in before]
+        started, ours = loading(cluster, server, tmp_path, "--load", "users:6", "--duration", "60s")
         assert len(ours) == 3
         started.process.send_signal(signal.SIGINT)
         assert ended(started) == 130, started.err
     until(lambda: gone(ours), "the load processes end")
-    found = records(tmp_path / "runs" / "cut")
+    found = records(tmp_path / "runs" / "one")
     assert len(found) >= 30
     assert {record.outcome for record in found} == {"completed"}
 
@@ -311,17 +330,12 @@ def until_many(server, n):
 
 @pytest.mark.slow
 def test_a_load_process_that_dies_on_a_node_costs_its_own_requests(cluster, tmp_path):
-    before = set(load_processes())
+    load = ("--load", "constant:60", "--requests", "300")
     with Served(healthy(0.01, 0.001)) as server:
-        started = command(
-            tmp_path,
-            *(server.url, "--load", "constant:60", "--requests", "300", "--name", "died"),
-            *("--cluster", cluster.address),
-        )
-        until_many(server, 30)
-        os.kill(next(pid for pid in load_processes() if pid not in before), signal.SIGKILL)
+        started, ours = loading(cluster, server, tmp_path, *load)
+        os.kill(ours[0], signal.SIGKILL)
         assert ended(started) == 1
-    check_lost(tmp_path / "runs" / "died", r"a load process on node \d \(.*\) died")
+    check_lost(tmp_path / "runs" / "one", r"a load process on node \d \(.*\) died")
 
 
 @pytest.mark.slow
@@ -329,16 +343,15 @@ def test_a_node_that_dies_costs_its_requests_and_is_named(cluster, tmp_path):
     doomed = cluster.add_node(num_cpus=2, object_store_memory=MEMORY)
     doomed_id = doomed.node_id
     with Served(healthy(0.01, 0.001)) as server:
-        started = command(
-            tmp_path,
-            *(server.url, "--load", "constant:60", "--requests", "400", "--name", "died"),
-            *("--load", "users:8", "--cluster", cluster.address, "--workers", "5", "--json"),
+        started, _ = loading(
+            *(cluster, server, tmp_path, "--load", "constant:60", "--requests", "400"),
+            *("--load", "users:8", "--workers", "5", "--json"),
+            sent=60,
         )
-        until_many(server, 60)
         cluster.remove_node(doomed, allow_graceful=False)
         assert ended(started) == 1, started.err
     json.loads(started.out)
-    path = tmp_path / "runs" / "died"
+    path = tmp_path / "runs" / "one"
     nodes = Run(path).manifest.cluster["nodes"]
     node = next(node for node in nodes if node["id"] == doomed_id)
     check_lost(path, re.escape(node["name"]) + " died", workers=5, lost=set(node["workers"]))
@@ -376,7 +389,7 @@ class Before:
     def target(self, *_):
         pass
 
-    draining = progress = target
+    draining = progress = samples = target
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import resource
 import socket
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
-from servescope import cli
 from servescope.client import machine
 from servescope.doctor import cores, diagnose, limits, times
 
@@ -17,20 +17,9 @@ STAT = "cpu  {user} 0 300 8000 200 0 100 {steal} 0 0\ncpu0 1 2 3 4 5 6 7 8 9 10\
 
 
 @pytest.fixture
-def command(monkeypatch, capfd, tmp_path):
-    monkeypatch.chdir(tmp_path)
+def command(command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-
-    def invoke(*words):
-        monkeypatch.setattr(sys, "argv", ["servescope", "doctor", *words])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            status = end.code or 0
-        return (status, *capfd.readouterr())
-
-    return invoke
+    return partial(command, "doctor")
 
 
 @pytest.fixture

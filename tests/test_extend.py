@@ -30,9 +30,11 @@ with Served(healthy(0.01, 0.001)) as served:
 """
 COLLECT = """
 import json, sys
-from servescope.collect import Collection, parse
-with Collection([parse("--collect", sys.argv[1])], 0) as collection:
-    pass
+from servescope.collect import parse
+from servescope.collect._collection import Collection
+with Collection([parse("--collect", sys.argv[1])]) as collection:
+    collection.begin(0)
+    collection.end()
 kept = [(s.source, s.name, s.value, s.labels) for s in collection.drain()]
 print(json.dumps({"kept": kept, "notes": collection.notes}))
 """
@@ -133,7 +135,7 @@ def test_a_load_a_data_set_and_a_protocol_from_elsewhere_make_one_run(extended, 
     counted = {(r.outcome, r.input_tokens, r.output_tokens, r.count_source) for r in records}
     assert counted == {("completed", 5, 6, "server")}
     kept = {(s.name, s.value) for s in run.samples() if s.source == "memory"}
-    assert kept == {("free_bytes", 3072), ("available_bytes", 5120)}
+    assert kept == {("up", 1), ("free_bytes", 3072), ("available_bytes", 5120)}
 
 
 def test_a_collector_from_elsewhere_is_read(extended, tmp_path):
@@ -141,6 +143,7 @@ def test_a_collector_from_elsewhere_is_read(extended, tmp_path):
     ran = python("-c", COLLECT, f"memory:{tmp_path / 'meminfo'},every=200ms", path=extended)
     found = json.loads(ran.stdout)
     once = [
+        ["memory", "up", 1, {}],
         ["memory", "free_bytes", 3072, {"of": "machine"}],
         ["memory", "available_bytes", 5120, {"of": "machine"}],
     ]

@@ -221,37 +221,24 @@ def test_the_schedules_are_themselves_ordinary_poisson_processes(case):
 # --- what is said of it ---------------------------------------------------------------------------
 
 
+COMMON = {"requests": 10, "missing": 0, "others_cores": 0.02}
+STREAM = COMMON | {
+    "tokens_per_s": 100.0,
+    "merged_ratio": 0.0,
+    "lag_p99_us": 50.0,
+    "load_cpu_us_per_token": 8.0,
+    "cpu_us_per_token": 16.0,
+    **dict.fromkeys(("ttft_error_us", "token_error_us", "itl_error_us"), GOOD),
+}
+RATE = COMMON | {"sent_late_us": GOOD, "came_late_us": GOOD, "ks": 0.01, "ks_critical": 0.03}
+
+
 def stream(streams, **changes):
-    row = StreamRow(
-        streams=streams,
-        requests=10,
-        missing=0,
-        tokens_per_s=100.0,
-        ttft_error_us=GOOD,
-        token_error_us=GOOD,
-        itl_error_us=GOOD,
-        merged_ratio=0.0,
-        lag_p99_us=50.0,
-        load_cpu_us_per_token=8.0,
-        cpu_us_per_token=16.0,
-        others_cores=0.02,
-    )
-    return msgspec.structs.replace(row, **changes)
+    return StreamRow(**STREAM | {"streams": streams} | changes)
 
 
 def rate(per_s, **changes):
-    row = RateRow(
-        rate=per_s,
-        requests=10,
-        missing=0,
-        achieved_rate=per_s,
-        sent_late_us=GOOD,
-        came_late_us=GOOD,
-        ks=0.01,
-        ks_critical=0.03,
-        others_cores=0.02,
-    )
-    return msgspec.structs.replace(row, **changes)
+    return RateRow(**RATE | {"rate": per_s, "achieved_rate": per_s} | changes)
 
 
 def reading(*rows):

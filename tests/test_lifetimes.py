@@ -84,7 +84,6 @@ def doubts(tmp_path):
 def test_nothing_outlives_a_conductor_that_is_killed_and_what_had_finished_is_reported(
     tmp_path, name
 ):
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup the command would inherit its ways
     with started(tmp_path, "--requests", "100000", "--workers", "2") as command:
         until(lambda: saved(tmp_path) > 20, "requests on the disk")
         others = programs(tmp_path)

@@ -4,11 +4,10 @@ import dataclasses
 import http.client
 import json
 import signal
-import sys
+from functools import partial
 
 import pytest
 
-from servescope import cli
 from servescope.errors import BadInput
 from servescope.selftest import check, run_table
 from servescope.serve import faults
@@ -27,14 +26,8 @@ LYING = streamed([ROLE._replace(content=True), *answer()[1:]])
 
 
 @pytest.fixture
-def command(monkeypatch, capfd):
-    def invoke(*words):
-        monkeypatch.setattr(sys, "argv", ["servescope", "selftest", *words])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        return (end.value.code, *capfd.readouterr())
-
-    return invoke
+def command(command):
+    return partial(command, "selftest")
 
 
 def altered(monkeypatch, name, **changes):

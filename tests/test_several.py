@@ -45,11 +45,33 @@ def test_real_targets_are_measured_one_after_the_other(tmp_path):
         measured = f"target: {server.url}\nload: users:2"
         command = several(tmp_path, "--requests", "6", "--json", a=measured, b=measured)
         assert command.wait() == 0, command.err
-    first, second = command.out.replace("}\n{", "}\n\0{").split("\0")
-    assert json.loads(first)["stages"][0]["outcomes"] == {"completed": 6}
-    assert json.loads(second)["stages"][0]["outcomes"] == {"completed": 6}
+    outcomes = [summary["stages"][0]["outcomes"] for summary in json.loads(command.out)]
+    assert outcomes == [{"completed": 6}] * 2
     a, b = (Run(tmp_path / "runs" / name).manifest for name in ("a", "b"))
     assert a.finished_utc <= b.started_utc
+
+
+@pytest.mark.parametrize("kind", ["simulated", "served"])
+def test_of_each_run_its_plan_and_its_stages_are_said_under_its_name(tmp_path, kind):
+    with Served(healthy(0.01, 0.001)) as server:
+        target = "sim:vllm" if kind == "simulated" else server.url
+        files = dict.fromkeys(("a", "b"), f"target: {target}\nload: users:2")
+        command = several(tmp_path, "--requests", "6", **files)
+        assert command.wait() == 0, command.err
+    for name in files:
+        said = [line for line in command.err.splitlines() if line.startswith(f"{name}: ")]
+        assert "seed 7" in said[1]
+        assert said[2] == f"{name}: stage 1 of 1: users:2"
+        assert "6/6 done" in said[-1]
+
+
+def test_a_name_that_is_taken_leads_to_the_options_for_another(tmp_path):
+    files = {"a": "target: sim:vllm", "b": "target: sim:vllm"}
+    (tmp_path / "runs" / "b").mkdir(parents=True)
+    command = several(tmp_path, **files)
+    assert command.wait() == 2
+    assert "runs/b" in command.err
+    assert "--out" in command.err
 
 
 @pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])

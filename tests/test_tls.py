@@ -1,5 +1,7 @@
 """Endpoints behind TLS: verified unless the user says otherwise, and timed like plain ones."""
 
+import ssl
+
 import pytest
 
 from servescope.conduct import conduct
@@ -35,8 +37,30 @@ def test_a_run_over_tls_is_complete_and_its_times_come_from_the_kernel(server, t
 
 
 def test_a_certificate_that_nobody_vouches_for_is_refused_with_the_reason(server, tmp_path):
-    with pytest.raises(Unreachable, match="certificate verify failed"):
+    with pytest.raises(Unreachable, match="certificate verify failed") as found:
         conduct(Trial(target=server.url, requests=2, out=str(tmp_path)))
+    said = str(found.value)
+    assert said.count("certificate verify failed") == 1
+    assert "--ca-file" in said
+    assert "--insecure" in said
+    assert "--model" not in said
+
+
+def test_a_server_that_wants_a_certificate_of_ours_leads_to_the_option_for_it(tmp_path):
+    strict = tls_context()
+    strict.verify_mode = ssl.CERT_REQUIRED
+    with Served(healthy(0.01, 0.002), tls=strict) as found, pytest.raises(Unreachable) as refused:
+        conduct(Trial(target=found.url, ca_file=str(CERTIFICATE), out=str(tmp_path)))
+    assert "--client-cert" in str(refused.value)
+    assert "--model" not in str(refused.value)
+
+
+def test_a_server_that_closes_without_a_word_is_not_said_to_lack_a_model(server, tmp_path):
+    url = server.url.replace("https", "http")
+    with pytest.raises(Unreachable, match="closed without an answer") as found:
+        conduct(Trial(target=url, requests=2, out=str(tmp_path)))
+    assert str(found.value).count("closed without an answer") == 1
+    assert "--model" not in str(found.value)
 
 
 def test_a_ca_file_that_holds_no_certificate_is_bad_input(server, tmp_path):

@@ -5,16 +5,19 @@ from __future__ import annotations
 import re
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from servescope import __version__
+from servescope.cli_compare import compare
 from servescope.cli_doctor import doctor
-from servescope.cli_read import FORMATS, export, report, show
+from servescope.cli_read import FORMATS, export, report, show, write_page
 from servescope.cli_selftest import selftest
 from servescope.cli_trial import declared
+from servescope.cli_view import view
 from servescope.errors import ServescopeError
 
 if TYPE_CHECKING:
@@ -97,7 +100,14 @@ def cli() -> None:
     "--collect",
     multiple=True,
     metavar="SOURCE",
-    help="What else to read while it runs: prometheus:http://127.0.0.1:8000/metrics,every=1s.",
+    help="What to read while it runs: host, gpu and the target's own /metrics by default; none for "
+    "none of these; host,every=200ms; prometheus:URL,every=5s.",
+)
+@click.option(
+    "--metrics",
+    multiple=True,
+    metavar="URL",
+    help="A page of metrics to read too: of an engine, of dcgm-exporter, of node_exporter.",
 )
 @click.option(
     "--slo",
@@ -176,10 +186,22 @@ def cli() -> None:
 )
 @click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
 @click.option(
-    "--json", "as_json", is_flag=True, help="summary.json on standard output, nothing else."
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="summary.json on standard output, nothing else; of several files a list of them.",
 )
 @click.option("--quiet", is_flag=True, help="Only the run's directory on standard output.")
-def run(target: tuple[str, ...], form: str, *, as_json: bool, quiet: bool, **options: Any) -> None:  # noqa: ANN401
+@click.option("--no-report", is_flag=True, help="Write no report.html into the run's directory.")
+def run(
+    target: tuple[str, ...],
+    form: str,
+    *,
+    as_json: bool,
+    quiet: bool,
+    no_report: bool,
+    **options: Any,  # noqa: ANN401
+) -> None:
     """Measure the endpoint at the URL TARGET.
 
     Protocol, model and what the server can do are found out; prompts are built in and never repeat.
@@ -197,20 +219,28 @@ def run(target: tuple[str, ...], form: str, *, as_json: bool, quiet: bool, **opt
     from servescope.several import conduct_all  # noqa: PLC0415
 
     trials = declared(target, **options)
-    progress = None if as_json or quiet else Progress()
+    several = len(trials) > 1
+    progress = None if as_json or quiet else Progress(named=several)
+    beside = None if as_json or quiet else partial(Progress, named=True, lines=True)
     if any(trial.insecure for trial in trials):
         click.echo("warning: the server's certificate is not verified", err=True)
-    status = 0
+    status, between = 0, "["
     try:
-        for found in conduct_all(trials, progress, ["servescope", *sys.argv[1:]]):
+        for found in conduct_all(trials, progress, ["servescope", *sys.argv[1:]], beside):
             if progress is not None:
                 progress.clear()
             evidence = conclude(found)
-            show(evidence, form, as_json=as_json, quiet=quiet)
+            if as_json and several:
+                click.echo(between)
+                between = ","
+            page = None if no_report else write_page(evidence)
+            show(evidence, form, as_json=as_json, quiet=quiet, page=page)
             status = max(status, _status(evidence))
     finally:
         if progress is not None:
             progress.clear()
+        if between == ",":
+            click.echo("]")
     sys.exit(status)
 
 
@@ -256,9 +286,11 @@ def serve(sim: str, host: str, port: int, token_file: Path | None, *, quiet: boo
 
 
 cli.add_command(report)
+cli.add_command(compare)
 cli.add_command(export)
 cli.add_command(doctor)
 cli.add_command(selftest)
+cli.add_command(view)
 
 
 def main() -> None:

@@ -138,6 +138,7 @@ def _measure(case: Case, server_core: int | None, cores: set[int], out: str) -> 
                 input_tokens="16",
                 output_tokens=str(case.tokens),
                 seed=SEED,
+                collect=["none"],  # other work on these cores would be taken for its own
                 out=out,
                 name=f"{case.load}-{case.size}",
             )

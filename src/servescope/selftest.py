@@ -95,6 +95,7 @@ def check(fault: str, directory: Path) -> Row:
             input_tokens="20",
             output_tokens="10",
             seed=7,
+            collect=["none"],
             out=str(directory.parent),
             name=directory.name,
             **TIMEOUTS,

@@ -7,7 +7,7 @@ machine has cores, or a Ray cluster.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,7 +17,7 @@ from servescope.client.machine import usable_cores
 from servescope.cluster.head import connected
 from servescope.cluster.node import Fault, fault_of, raised
 from servescope.conduct import conduct
-from servescope.engine.config import SCHEME
+from servescope.engine.config import SCHEME, parse
 from servescope.errors import BadInput, ServescopeError
 from servescope.experiment import Trial, resolve
 from servescope.store import Run, make_directory, replace
@@ -26,14 +26,19 @@ if TYPE_CHECKING:
     from servescope.prepare import Watcher
 
 T = TypeVar("T")
+Beside = Callable[[], "Watcher"]
 SIGNALS = ("SIGINT", "SIGTERM")
 
 
 def conduct_all(
-    trials: list[Trial], watcher: Watcher | None = None, command: list[str] | None = None
+    trials: list[Trial],
+    watcher: Watcher | None = None,
+    command: list[str] | None = None,
+    beside: Beside | None = None,
 ) -> Iterator[Run]:
     """Carry out trials; yields their runs in the same order. Raises what `conduct` does.
 
+    Those that go on side by side on this machine have a watcher each, made by `beside` there.
     After a run that was interrupted no other begins.
     """
     if len(trials) > 1:
@@ -50,7 +55,9 @@ def conduct_all(
         want = "want the same for all experiments that are simulated"
         raise BadInput("--cluster", ", ".join(map(str, where)), want)
     cluster = where.pop()
-    yield from _here(trials, command) if cluster is None else _there(trials, command, cluster)
+    yield from (
+        _here(trials, command, beside) if cluster is None else _there(trials, command, cluster)
+    )
 
 
 def _is_simulated(trial: Trial) -> bool:
@@ -62,12 +69,15 @@ def _check(trials: list[Trial]) -> None:
     places = [Path(trial.out, trial.name) for trial in trials if trial.name is not None]
     for place in places:
         if places.count(place) > 1 or place.exists():
-            raise BadInput("--name", place, "a run of that name exists; want another name")
+            raise BadInput("--name", place, "a run of that name exists; want another name or --out")
     for trial in trials:
         resolve(trial)
+        for target in trial.targets:
+            if target.startswith(SCHEME):
+                parse("TARGET", target)
 
 
-def _here(trials: list[Trial], command: list[str] | None) -> Iterator[Run]:
+def _here(trials: list[Trial], command: list[str] | None, beside: Beside | None) -> Iterator[Run]:
     """On the cores of this machine, each run in a process that keeps it itself."""
     from concurrent.futures import ProcessPoolExecutor  # noqa: PLC0415 (of use to many alone)
     from multiprocessing import get_context  # noqa: PLC0415
@@ -75,18 +85,22 @@ def _here(trials: list[Trial], command: list[str] | None) -> Iterator[Run]:
     # Fresh processes: what this one has loaded may not bear a fork.
     pool = ProcessPoolExecutor(min(len(trials), usable_cores()), get_context("spawn"))
     try:
-        for path in [pool.submit(_kept, trial, command) for trial in trials]:
+        for path in [pool.submit(_kept, trial, command, beside) for trial in trials]:
             yield Run(_good(path.result()))
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _kept(trial: Trial, command: list[str] | None) -> Path | Fault:
+def _kept(trial: Trial, command: list[str] | None, beside: Beside | None = None) -> Path | Fault:
     """Where the run of a trial is, or what is wrong with it."""
+    watcher = None if beside is None else beside()
     try:
-        return conduct(trial, None, command).path
+        return conduct(trial, watcher, command).path
     except ServescopeError as error:
         return fault_of(error)
+    finally:
+        if watcher is not None:
+            watcher.clear()
 
 
 def _good(found: T | Fault) -> T:

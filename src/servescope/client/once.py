@@ -16,6 +16,7 @@ from servescope.protocols import ProtocolFault
 from servescope.protocols.http1 import BodyReader, Head, parse_head
 
 MAX_BYTES = 4 << 20
+_NO_ANSWER = "the connection was closed without an answer"
 
 
 def exchange(
@@ -27,10 +28,12 @@ def exchange(
     headers: Mapping[str, str],
     body: bytes = b"",
     timeout_s: float,
+    whole: int = 0,
 ) -> tuple[int, bytes]:
     """Status and body of the answer, or as much of the body as comes in time.
 
-    Raises OSError, also for what is no HTTP answer.
+    Raises OSError, also for what is no HTTP answer, and for a body that does not come `whole`
+    where so many bytes of it are wanted at most.
     """
     until_s = time.monotonic() + timeout_s
     lines = [address.request_line(method, path), f"Host: {address.netloc}"]
@@ -47,7 +50,7 @@ def exchange(
         with sock:
             sock.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
             try:
-                return _receive(sock, until_s)
+                return _receive(sock, until_s, whole)
             except ProtocolFault as fault:
                 raise ConnectionError(str(fault)) from None
 
@@ -65,12 +68,12 @@ def _pass(sock: socket.socket, tunnel: Tunnel, until_s: float) -> None:
         return
 
 
-def _receive(sock: socket.socket, until_s: float) -> tuple[int, bytes]:
+def _receive(sock: socket.socket, until_s: float, whole: int) -> tuple[int, bytes]:
     """An answer must end even if its server does not."""
     head: Head | None = None
     reader: BodyReader | None = None
     raw, content = b"", bytearray()
-    while reader is None or not (reader.ended or len(content) > MAX_BYTES):
+    while reader is None or not (reader.ended or len(content) > (whole or MAX_BYTES)):
         left_s = until_s - time.monotonic()
         if left_s <= 0:
             break
@@ -80,6 +83,8 @@ def _receive(sock: socket.socket, until_s: float) -> tuple[int, bytes]:
         except TimeoutError:
             break
         if not data:
+            if reader is not None:
+                reader.close()
             break
         if reader is None:
             raw += data
@@ -88,8 +93,10 @@ def _receive(sock: socket.socket, until_s: float) -> tuple[int, bytes]:
                 continue
             data, reader = raw[head.size :], BodyReader(head)
         content += reader.feed(data)
-    if head is not None:
+    if len(content) > whole > 0:
+        raise ConnectionError(f"the answer is larger than {whole >> 20} MiB")
+    if head is not None and reader is not None and (reader.whole or not whole):
         return head.status, bytes(content)
     if time.monotonic() >= until_s:
         raise TimeoutError("timed out")
-    raise ConnectionError("the connection was closed without an answer")
+    raise ConnectionError(_NO_ANSWER if head is None else "the answer ended early")

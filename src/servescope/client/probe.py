@@ -18,6 +18,7 @@ from servescope.client.address import Address
 from servescope.client.once import exchange
 from servescope.client.reading import words
 from servescope.client.secret import Secret
+from servescope.client.tls import words as tls_words
 from servescope.errors import Unreachable, shorten
 from servescope.protocols import Ask, Event, ProtocolFault, WireProtocol
 from servescope.protocols._events import UNREADABLE
@@ -166,7 +167,8 @@ def probe(
         models=[name[:MOST_CHARACTERS] for name in names[:50]],
     )
     _engine(dialogue, endpoint, models)
-    reasons: list[str] = []
+    reasons: dict[str, list[str]] = {}
+    answered = False
     unended: tuple[_Attempts, str] | None = None
     for guesses in _guesses(address, protocol):
         there = False
@@ -178,19 +180,24 @@ def probe(
             if reason is None:  # perhaps another protocol's answers, which this one half reads
                 unended = unended or (attempts, name)
                 reason = "an answer without an end"
-            reasons.append(dialogue.hide(f"{name}, {attempts.path}: {reason}"))
+            reasons.setdefault(dialogue.hide(reason), []).append(f"{name}, {attempts.path}")
             there |= attempts.there
+            answered |= attempts.answered
         if unended is not None:
             return _found(dialogue, endpoint, *unended)
+        said = [f"{' and '.join(where)}: {reason}" for reason, where in reasons.items()]
         if there:
             break
     else:
         if protocol is None:
-            del reasons[1:]  # the others say the same
-            reasons.append("nor is any other protocol there: is this the server's base URL?")
-    if not endpoint.model and there:
-        reasons.append("no model in /v1/models; name one with --model")
-    raise Unreachable(f"{address.url} answers nothing useful: " + "; ".join(reasons))
+            first, (where, *_) = next(iter(reasons.items()))  # the others say the same
+            said = [f"{where}: {first}"]
+            said.append("nor is any other protocol there: is this the server's base URL?")
+    if not endpoint.model and there and answered:
+        said.append("no model in /v1/models; name one with --model")
+    if not answered and address.scheme == "https":
+        said.append("does the server speak TLS there, or want a certificate (--client-cert)?")
+    raise Unreachable(f"{address.url} answers nothing useful: " + "; ".join(said))
 
 
 def _found(
@@ -264,6 +271,8 @@ class _Attempts:
         """Of the answer."""
         self.there = True
         """Whether the server knows the path."""
+        self.answered = False
+        """Whether anything came back."""
 
     def run(self) -> str | None:
         """None when it was answered; else why not, in the server's words."""
@@ -272,11 +281,14 @@ class _Attempts:
             try:
                 headers = self.dialogue.headers_of(self.wire)
                 status, body = self.dialogue.ask("POST", self.path, self._body(), headers)
+            except ssl.SSLError as error:
+                raise Unreachable(f"{self.dialogue.address.url}: {tls_words(error)}") from None
             except OSError as error:
                 transient, reason = transient + 1, str(error) or type(error).__name__
                 if isinstance(error, TimeoutError):
                     break  # who is silent once is silent again: the user waits
             else:
+                self.answered = True
                 if status == 200:
                     transient, reason = self._read(body, transient)
                     if not reason:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Generator
 
 from servescope.errors import BadInput
 
 READ_BYTES = 65536
+_NOISE = re.compile(r"^\[[^]]*\] |\s*\(_ssl\.c:\d+\)$")
+"""What OpenSSL's own errors begin and end with."""
 
 
 class Tls:
@@ -87,6 +90,18 @@ def tls_context(
             want = f"want a PEM certificate and its key, here or in --client-key ({said})"
             raise BadInput("--client-cert", client_cert, want) from None
     return context
+
+
+def words(error: ssl.SSLError) -> str:
+    """What went wrong, and what would help."""
+    text = _NOISE.sub("", str(error))
+    if isinstance(error, ssl.SSLCertVerificationError):
+        advice = "trust who signed it with --ca-file, or do not verify it: --insecure"
+    elif "alert" in text.lower():
+        advice = "the server may want a certificate that it trusts: --client-cert, --client-key"
+    else:
+        advice = "does the server speak TLS there? If not, want http://"
+    return f"{text}; {advice}"
 
 
 def _no_password() -> str:

@@ -113,6 +113,9 @@ class Cluster:
     def _place(self, count: int) -> None:
         """One actor a core, spread over the nodes."""
         ray, util = self.ray, self.ray.util
+        there = int(ray.cluster_resources().get("CPU", 0))
+        if count > there:  # no waiting will help
+            raise BadInput("--workers", count, f"want at most {there}: the cluster's cores")
         self._group = util.placement_group([{"CPU": 1}] * count, strategy="SPREAD")
         if not self._group.wait(PLACE_S):
             free = int(ray.available_resources().get("CPU", 0))
@@ -162,7 +165,7 @@ class Cluster:
         trial, dataset = bench.plan.trial, bench.plan.dataset
         facts = {name: getattr(bench, name) for name in ("endpoint", "wire")}
         # Their URLs may have passwords, and what is put may be spilled to a disk.
-        plain = msgspec.structs.replace(trial, target=[], collect=[])
+        plain = msgspec.structs.replace(trial, target=[], collect=[], metrics=[])
         facts["plan"] = msgspec.structs.replace(bench.plan, trial=plain)
         facts["ruler"] = dataclasses.replace(bench.ruler, count=None)
         paths = (getattr(dataset, "path", None), trial.tokenizer)
