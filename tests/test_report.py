@@ -369,6 +369,7 @@ def test_bins_are_round_and_few(span):
         ("kv_use_ratio_max", 0.5, ("KV use, max", "50.0 %")),
         ("network_sent_bytes_per_s_max", 12_345_678, ("network sent, max", "12.3 MB/s")),
         ("energy_j_per_output_token", 0.25, ("energy per output token", "0.250 J")),
+        ("energy_j_per_token", 0.25, ("energy per token", "0.250 J")),
         ("ttft_s_p99_steady", 0.2, ("TTFT, P99 steady", "200 ms")),
         ("preemptions", 3.0, ("preemptions", "3")),
         ("note", "as said", ("note", "as said")),

@@ -80,6 +80,12 @@ def test_a_line_that_a_kill_cut_off_is_left_out_and_the_rest_is_read(tmp_path):
     assert [record.request for record in run.records()] == [0, 1, 2, 3]
 
 
+def test_a_request_with_an_outcome_of_another_version_is_bad_input(tmp_path):
+    run = written(tmp_path, [Record(request=0, stage=0, due_ns=0, outcome="failed:dns")])
+    with pytest.raises(BadInput, match=r"requests\.jsonl:1.*outcome"):
+        run.columns()
+
+
 def test_the_cache_is_made_anew_when_the_requests_have_grown(tmp_path):
     run = written(tmp_path, [Record(request=0, stage=0, due_ns=0)])
     assert len(run.columns()) == 1

@@ -7,7 +7,7 @@ simulated run fill the same columns; nothing that reads them can tell which it w
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import numpy as np
@@ -98,7 +98,7 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Prompt tokens served from a prefix cache, where the server says so."""
     count_source: str | None = None
     """Who counted `output_tokens`: server, tokenizer or chunks."""
-    outcome: str = COMPLETED
+    outcome: Annotated[str, msgspec.Meta(pattern=f"^({'|'.join(OUTCOMES)})$")] = COMPLETED
     reason: str = ""
     """Why it did not complete, in the server's own words where it had any."""
     finish_reason: str | None = None
@@ -173,6 +173,8 @@ class Columns:
 
     def where(self, mask: NDArray[np.bool_]) -> Columns:
         """The rows where `mask` (shape (n,)) holds, ragged columns included."""
+        if mask.all():
+            return self
         counts = np.diff(self.chunk_start)
         flat = np.repeat(mask, counts)
         chosen = {f.name: getattr(self, f.name) for f in fields(self)}

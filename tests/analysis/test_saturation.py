@@ -30,7 +30,7 @@ def test_the_knee_of_one_server_is_at_half_of_what_it_can_do(tmp_path):
     found = simulated(tmp_path, ONE, load=load, requests=1500, output_tokens="4")
     (knee,) = [one for one in said(found, "saturation") if "knee" in one.sentence]
     assert knee.value == rates[2]
-    assert (knee.evidence["from"], knee.evidence["to"]) == (rates[1], rates[3])
+    assert (knee.evidence["knee_from"], knee.evidence["knee_to"]) == (rates[1], rates[3])
     assert knee.evidence["requests_per_s"] * knee.evidence["e2e_mean_s"] == pytest.approx(
         1, rel=0.2
     )

@@ -222,8 +222,8 @@ def _knee(sweep: Sweep) -> list[Finding]:
     proof: Proof = {
         "requests_per_s": knee.reached,
         "e2e_mean_s": knee.latency_s,
-        "from": below.offered,
-        "to": above.offered,
+        "knee_from": below.offered,
+        "knee_to": above.offered,
     }
     return [_finding(sweep, sentence, knee.stage, knee.offered, proof=proof)]
 

@@ -40,9 +40,10 @@ _WORDS = (
     ("p99", "P99"),
 )  # fmt: skip
 _STATISTIC = re.compile(r"(?:_(?:mean|max|min|p50|p90|p95|p99|total|steady|whole))+$")
+_KEPT = ("_j_per_output_token", "_j_per_token", "_j_per_request")
+"""Endings that are more than a unit: they stay in the name."""
 _UNITS: tuple[tuple[str, Callable[[float], str]], ...] = (
-    ("_j_per_output_token", lambda x: f"{three_digits(x)} J"),
-    ("_j_per_request", lambda x: f"{three_digits(x)} J"),
+    *((ending, lambda x: f"{three_digits(x)} J") for ending in _KEPT),
     ("_bytes_per_s", lambda x: f"{_metric(x)}B/s"),
     ("_per_s", lambda x: f"{three_digits(x)}/s"),
     ("_bytes", lambda x: f"{_metric(x)}B"),
@@ -54,8 +55,6 @@ _UNITS: tuple[tuple[str, Callable[[float], str]], ...] = (
     ("_s", format_seconds),
 )
 """The units that end a name, and how an amount in them is shown."""
-_KEPT = ("_j_per_output_token", "_j_per_request")
-"""Endings that are more than a unit: they stay in the name."""
 
 
 def quantity(name: str, value: float | str | None) -> tuple[str, str]:

@@ -90,7 +90,6 @@ def _knees(evidence: Evidence) -> list[float]:
     """The throughput of the stages where a sweep has its knee."""
     summary = evidence.summary
     reached = {stage.number: stage.figures.get("requests_per_s") for stage in summary.stages}
-    # Of the findings on saturation, the knee's is the one that lies between two other stages.
-    knees = [f for f in summary.findings if f.kind == "saturation" and "from" in f.evidence]
-    found = (reached.get(int(float(f.evidence["stage"] or 0))) for f in knees)
+    knees = [f.evidence for f in summary.findings if "knee_from" in f.evidence]
+    found = (reached.get(int(float(proof["stage"] or 0))) for proof in knees)
     return [rate for rate in found if rate is not None]
