@@ -12,7 +12,7 @@ from servescope.client.workers import Live
 from servescope.datasets import Message
 from servescope.deal import Deal
 from servescope.engine.config import EngineConfig
-from servescope.engine.scheduler import Engine
+from servescope.engine.policies.vllm import Vllm
 from servescope.engine.simulate import simulate
 from servescope.engine.tokenizer import prompt_tokens, tokenize
 from servescope.experiment import Plan
@@ -42,7 +42,7 @@ class Simulated:
     ) -> None:
         self._plan, self._writer = plan, writer
         self._interrupt, self._watcher = interrupt, watcher
-        self._engine = Engine(config)
+        self._engine = Vllm(config)
         overhead = len(prompt_tokens((Message("user", "a"),))) - len(tokenize("a"))
         ruler = replace(ruler_from_tokenizer(tokenize, TOKENIZER), overhead=overhead)
         check_context(plan, config.longest)

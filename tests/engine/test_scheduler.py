@@ -5,12 +5,12 @@ from hypothesis import strategies as st
 from servescope.engine import Work
 from servescope.engine.config import EngineConfig
 from servescope.engine.cost import LinearCost
-from servescope.engine.scheduler import Engine
+from servescope.engine.policies.vllm import Vllm
 
 
 def engine(**settings):
     costs = {"step": "10ms", "prefill": "1ms", "sequence": "100us", "context": "1us"}
-    return Engine(EngineConfig(**{**costs, **settings}))
+    return Vllm(EngineConfig(**{**costs, **settings}))
 
 
 def steps(target):
@@ -27,17 +27,26 @@ def steps(target):
 
 def check_blocks(target):
     """Every block is empty, idle, held alone or held by some: none twice, none lost."""
-    pool, held = target._kv, list(target._running.values())
-    alone = sum(s.room // pool.block_tokens - len(s.keys) for s in held)
-    found = {key for s in held for key in s.keys}
+    pool, held = target.kv, list(target.batch)
+    found = {key for work in held for key in work.keys}
     assert found == set(pool._holders)
     assert not found & set(pool._idle)
-    assert all(pool._holders[key] == sum(key in s.keys for s in held) for key in found)
-    assert pool._empty >= 0
-    assert pool._empty + len(pool._idle) + len(found) + alone == pool.capacity
-    assert all(s.computed <= s.room for s in held)
-    assert not any(s.room or s.keys for s in target._waiting.values())
+    assert all(pool._holders[key] == sum(key in w.keys for w in held) for key in found)
+    assert sum(pool._idle.values()) == pool._idle_blocks <= pool.available
+    alone = 0
+    for work in held:
+        steps = target.decode_steps - work.since if work.since >= 0 else 0
+        blocks = max(work.blocks, -(-(work.computed + steps) // pool.block_tokens))
+        assert blocks - work.blocks <= -(-steps // pool.block_tokens)
+        alone += blocks - len(work.keys)
+    assert pool.available + len(found) + alone == pool.capacity
+    assert not any(work.blocks or work.keys for work in target.queue)
     assert 0 <= target.kv_used_ratio <= 1
+
+
+def attended(step):
+    """Tokens in the cache of the batch, at the end of a step."""
+    return step.prompt_context + step.context + step.decoding
 
 
 def prompts(count, length):
@@ -62,7 +71,7 @@ def test_equal_requests_go_in_one_batch():
     taken = steps(target)
     assert [step.sequences for step in taken] == [10] * 4
     assert [step.prefill_tokens for step in taken] == [200, 0, 0, 0]
-    assert [step.context_tokens for step in taken] == [200, 210, 220, 230]
+    assert [attended(step) for step in taken] == [200, 210, 220, 230]
     assert taken[-1].finished == works
 
 
@@ -104,7 +113,7 @@ def test_a_decode_without_a_block_preempts_the_youngest(cached, recomputed):
     target.submit(younger)
     taken = steps(target)
     assert [step.prefill_tokens for step in taken] == [6, 0, 0, 0, recomputed, 0]
-    assert [step.preempted for step in taken] == [0, 0, 1, 0, 0, 0]
+    assert [len(step.preempted) for step in taken] == [0, 0, 1, 0, 0, 0]
     assert [step.made for step in taken[2:]] == [[older], [older], [younger], [younger]]
     assert (older.preemptions, younger.preemptions) == (0, 1)
     assert target.totals.preemptions == 1
@@ -267,15 +276,13 @@ def test_every_request_finishes_once_and_no_block_is_lost(config, shapes, unwant
         check_blocks(target)
         if taken_step is None:
             return False
-        preempted += taken_step.preempted
+        preempted += len(taken_step.preempted)
         for work in taken_step.made:
             made[work] += 1
         finished.extend(taken_step.finished)
         assert taken_step.prefill_tokens <= config["max_batched_tokens"]
         assert taken_step.sequences <= config["max_sequences"]
-        assert taken_step.duration_s == cost.duration_s(
-            taken_step.prefill_tokens, taken_step.sequences, taken_step.context_tokens
-        )
+        assert taken_step.duration_fs == cost.step(taken_step)
         return True
 
     for work, shape in zip(works, shapes, strict=True):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from servescope.datasets import Item, Message, Single, Turn, answer_to_come
 from servescope.deal import Deal
 from servescope.engine.config import EngineConfig
-from servescope.engine.scheduler import Engine
+from servescope.engine.policies.vllm import Vllm
 from servescope.engine.simulate import simulate
 from servescope.load import Closed, Limit, Open
 
@@ -35,7 +35,7 @@ class Conversations:
 
 def engine(**settings):
     costs = {"step": "5ms", "prefill": "1ms", "sequence": 0, "context": 0, "turnaround": "1ms"}
-    return Engine(EngineConfig(**{**costs, **settings}))
+    return Vllm(EngineConfig(**{**costs, **settings}))
 
 
 def due_at(*ms, rows=None):

@@ -37,6 +37,9 @@ class Arrival:
     user: int = -1
     sent_ns: int = -1
     token_ns: list[int] = field(default_factory=list)
+    """Of its tokens, but for those since it last began to decode."""
+    since: int = -1
+    """The engine's count of decode steps when it last began to decode."""
 
 
 class Arrivals:

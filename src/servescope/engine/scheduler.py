@@ -1,20 +1,29 @@
-"""Continuous batching as today's vLLM does it, in its simplest right form.
+"""What all continuous-batching engines have in common: a queue, a batch, a KV cache, and decode
+steps of which many alike are taken at once.
 
-Each step, every running request that decodes makes a token; what the step's budget of tokens leaves
-goes to prompts, in chunks where they are long, first come, first served. A request is admitted when
-there are blocks for all its tokens so far. When a decode finds no free block, the youngest running
-request gives its blocks back, to be computed anew when its turn comes: at the head of the queue.
+Those who decode advance together, one token each a step. So the engine only counts decode steps:
+a request that began at step s with n tokens in the cache has n + (now - s) now, its end is known
+when it begins, and of how many the blocks are full at a step is known by their remainders. What a
+policy (`policies/`) decides is whose prompts are computed, and whether decoding goes on meanwhile.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from servescope.engine import Step, Work
-from servescope.engine.config import EngineConfig
 from servescope.engine.cost import LinearCost
-from servescope.engine.kv import BlockPool, Sequence
+from servescope.engine.kv import BlockPool
+from servescope.engine.lines import run
+
+if TYPE_CHECKING:
+    from servescope.engine.config import EngineConfig
+    from servescope.engine.cost import Cost
+
+FOREVER = 1 << 62
 
 
 @dataclass(slots=True)
@@ -38,160 +47,257 @@ class Totals:
 
 
 class Engine:
-    """One engine. Whoever calls `step` lets its duration go by before the next call."""
+    """One engine. Whoever calls `step` lets its duration go by before the next call.
 
-    def __init__(self, config: EngineConfig) -> None:
+    Subclasses say in `plan` what a step does.
+    """
+
+    reserves = False
+    """Whether a request gets the blocks of its whole answer when it is admitted."""
+    patience = FOREVER
+    """After so many decode steps a policy wants to look again, though nothing has happened."""
+
+    def __init__(self, config: EngineConfig, cost: Cost | None = None) -> None:
         self.config, self.totals = config, Totals()
-        self._cost = LinearCost.of(config)
-        self._kv = BlockPool(
-            config.kv_blocks, config.block_tokens, prefix_cache=config.prefix_cache
-        )
-        self._waiting: OrderedDict[Work, Sequence] = OrderedDict()
-        self._running: dict[Work, Sequence] = {}
-        """In the order of admission. At most the last one's prompt is computed in part."""
+        self.cost: Cost = cost or LinearCost.of(config)
+        self.kv = BlockPool(config.kv_blocks, config.block_tokens, prefix_cache=config.prefix_cache)
+        self.queue: OrderedDict[Work, None] = OrderedDict()
+        self.batch: dict[Work, None] = {}
+        """Those admitted, in the order of admission."""
+        self.decoding = 0
+        """How many of them decode."""
+        self._context = 0
+        """Tokens in the cache of those who decode."""
+        self.decode_steps = 0
+        """Those so far."""
+        self._ends: list[tuple[int, int, Work]] = []
+        """Heap of (decode step, number, request) when each who decodes has all its tokens."""
+        self._number = 0
+        self._full = [0] * config.block_tokens
+        """Of those who decode, how many have full blocks at decode steps of each remainder."""
+
+    # --- what a caller sees -----------------------------------------------------------------------
 
     @property
     def waiting(self) -> int:
         """Requests in the queue."""
-        return len(self._waiting)
+        return len(self.queue)
 
     @property
     def running(self) -> int:
         """Requests admitted."""
-        return len(self._running)
+        return len(self.batch)
 
     @property
     def kv_used_ratio(self) -> float:
         """The share of KV blocks that requests hold, 0 to 1."""
-        return self._kv.used / self._kv.capacity
+        return self.kv.used / self.kv.capacity
 
     def submit(self, work: Work) -> bool:
         """Queue a request; False where the queue is full.
 
         Raises ValueError with a sentence for the client where it could never be served.
         """
-        size, config = len(work.prompt) + work.output_tokens, self.config
-        if not work.prompt or work.output_tokens < 1:
+        config, prompt, answer = self.config, work.prompt_tokens, work.output_tokens
+        if prompt < 1 or answer < 1:
             raise ValueError("The prompt must have at least one token, and so must the answer.")
-        if size > config.longest:
+        if prompt + answer > config.longest:
             raise ValueError(
                 f"This model's maximum context length is {config.longest} tokens. However, you "
-                f"requested {work.output_tokens} output tokens and your prompt contains "
-                f"{len(work.prompt)} input tokens, for a total of {size} tokens."
+                f"requested {answer} output tokens and your prompt contains "
+                f"{prompt} input tokens, for a total of {prompt + answer} tokens."
             )
-        if config.max_waiting is not None and len(self._waiting) >= config.max_waiting:
+        if config.max_waiting is not None and len(self.queue) >= config.max_waiting:
             self.totals.turned_away += 1
             return False
-        self._waiting[work] = Sequence(work, work.prompt + work.answer, len(work.prompt))
+        self.queue[work] = None
         self.totals.submitted += 1
         return True
 
     def cancel(self, work: Work) -> None:
         """Forget a request, wherever it is; one that the engine does not have is no fault."""
-        sequence = self._running.pop(work, None) or self._waiting.pop(work, None)
-        if sequence is not None:
-            self._kv.release(sequence)
-            self.totals.cancelled += 1
+        if work in self.batch:
+            self._leave(work)
+        elif work in self.queue:
+            del self.queue[work]
+        else:
+            return
+        self.totals.cancelled += 1
 
     def flush_cache(self) -> None:
         """Empty the prefix cache of all that no running request holds."""
-        self._kv.flush()
+        self.kv.flush()
 
-    def step(self) -> Step | None:
+    def step(self, until_fs: int | None = None) -> Step | None:
         """Schedule one batch and say what it makes, and how long that takes; None: nothing to do.
 
-        The engine is then as at the end of the step, so that what arrives in between waits.
+        The engine is then as at the end of the step, so that what arrives in between waits. With
+        `until_fs`, steps that only decode are taken together as long as all but the last end
+        before it; without, it is one step, and `made` says who got a token in the order of the
+        batch.
         """
-        batch = Step(0.0, 0, 0, 0)
-        scheduled = self._go_on(batch)
-        if not batch.preempted:
-            self._admit(batch, scheduled)
-        if not scheduled:
+        batch = Step()
+        decodes = self.plan(batch) and self.decoding > 0
+        if not decodes and not batch.prompts:
             return None
-        batch.sequences = len(scheduled)
-        batch.context_tokens = sum([sequence.computed for sequence in scheduled])
-        batch.duration_s = self._cost.duration_s(
-            batch.prefill_tokens, batch.sequences, batch.context_tokens
-        )
-        self._make(batch, scheduled)
-        self.totals.steps += 1
+        if until_fs is None:
+            batch.made = [work for work in self.batch if decodes and work.since >= 0]
+        if batch.prompts:
+            self._compute(batch, decodes=decodes)
+        else:
+            self._decode(batch, 1 if until_fs is None or batch.preempted else until_fs)
+        if until_fs is None:
+            batch.made += batch.begun
+        self.totals.steps += batch.count
         return batch
 
-    def _go_on(self, batch: Step) -> list[Sequence]:
-        """Schedule what runs, oldest first."""
-        scheduled: list[Sequence] = []
-        for sequence in list(self._running.values()):
-            if not sequence.room:  # preempted a moment ago, for an older one
-                continue
-            if not sequence.decoding:
-                # It is the last one, so what the decodes leave of the budget is all its own.
-                if self._prefill(sequence, batch, len(scheduled)):
-                    scheduled.append(sequence)
-            elif sequence.computed < sequence.room or self._make_room(sequence, batch):
-                sequence.computed += 1
-                scheduled.append(sequence)
-        return scheduled
+    # --- what policies use ------------------------------------------------------------------------
 
-    def _admit(self, batch: Step, scheduled: list[Sequence]) -> None:
-        """Admit what waits, first come, first served."""
-        decodes = sum([sequence.decoding for sequence in scheduled])
-        most = self.config.max_sequences
-        while self._waiting and len(self._running) < most:
-            work, sequence = next(iter(self._waiting.items()))
-            if decodes + batch.prefill_tokens >= self.config.max_batched_tokens:
-                return
-            if not self._kv.admit(sequence):
-                return
-            self._running[work] = self._waiting.pop(work)
-            if not work.scheduled:
-                work.scheduled, work.cached_tokens = True, sequence.computed
-                if self.config.prefix_cache:
-                    self.totals.prefix_query_tokens += len(work.prompt)
-                    self.totals.prefix_hit_tokens += sequence.computed
-            self._prefill(sequence, batch, decodes)
-            scheduled.append(sequence)
+    def plan(self, batch: Step) -> bool:
+        """Admit requests, and have what is wanted of their prompts computed; returns whether those
+        who decode get a token too: then `make_room` was called for them."""
+        raise NotImplementedError
 
-    def _prefill(self, sequence: Sequence, batch: Step, decodes: int) -> int:
-        """Compute as much of a prompt as the budget of the step allows; returns how much."""
-        left = self.config.max_batched_tokens - decodes - batch.prefill_tokens
-        tokens = min(left, sequence.total - sequence.computed)
-        sequence.computed += tokens
-        batch.prefill_tokens += tokens
-        # Findable at once: in a step, each layer writes the KV of all tokens before it is read.
-        self._kv.note(sequence)
-        return tokens
-
-    def _make_room(self, sequence: Sequence, batch: Step) -> bool:
-        """Get one more block, from the youngest if need be; False where that is itself."""
-        while not self._kv.extend(sequence):
-            work, youngest = self._running.popitem()
-            self._kv.release(youngest)
-            youngest.decoding = False
-            self._waiting[work] = youngest
-            self._waiting.move_to_end(work, last=False)
-            work.preemptions += 1
+    def make_room(self, batch: Step) -> None:
+        """Take the blocks for a decode step; where they lack, the youngest give theirs back, to be
+        computed anew when their turn comes: at the head of the queue."""
+        if self.reserves:
+            return
+        remainder = self.decode_steps % len(self._full)
+        while self._full[remainder] > self.kv.available:
+            youngest = next(reversed(self.batch))
+            self._leave(youngest)
+            self.queue[youngest] = None
+            self.queue.move_to_end(youngest, last=False)
+            youngest.preemptions += 1
             self.totals.preemptions += 1
-            batch.preempted += 1
-            if youngest is sequence:
-                return False
+            batch.preempted.append(youngest)
+        self.kv.take(self._full[remainder])
+
+    def admit(self, work: Work, spare_blocks: int = 0) -> bool:
+        """Give a request from the queue its blocks and a place in the batch; False where it cannot
+        have them and leave so many to spare."""
+        tokens = work.prompt_tokens + work.most_tokens if self.reserves else work.total
+        if not self.kv.admit(work, tokens, spare_blocks):
+            return False
+        del self.queue[work]
+        self.batch[work] = None
+        if not work.scheduled:
+            work.scheduled, work.cached_tokens = True, work.computed
+            if self.config.prefix_cache:
+                self.totals.prefix_query_tokens += work.prompt_tokens
+                self.totals.prefix_hit_tokens += work.computed
         return True
 
-    def _make(self, batch: Step, scheduled: list[Sequence]) -> None:
-        """One more token for each sequence whose tokens so far are all computed."""
-        made, finished = batch.made, batch.finished
-        for sequence in scheduled:
-            if sequence.computed < sequence.total:
-                continue
-            work = sequence.work
-            sequence.total += 1
-            sequence.decoding = True
-            work.made += 1
-            made.append(work)
-            if work.made == 1:
-                self.totals.prompt_tokens += len(work.prompt)
-            if work.made == work.output_tokens:
-                finished.append(work)
-        for work in finished:
-            self._kv.release(self._running.pop(work))
-        self.totals.generation_tokens += len(made)
-        self.totals.finished += len(finished)
+    def compute(self, batch: Step, work: Work, tokens: int) -> None:
+        """Have so many more tokens of a prompt computed in this step."""
+        batch.prompts.append(work)
+        batch.pairs += tokens * work.computed + tokens * (tokens + 1) // 2
+        work.computed += tokens
+        batch.prefill_tokens += tokens
+        batch.prompt_context += work.computed
+        # Findable at once: in a step, each layer writes the KV of all tokens before it is read.
+        self.kv.note(work)
+
+    # --- time goes by -----------------------------------------------------------------------------
+
+    def _compute(self, batch: Step, *, decodes: bool) -> None:
+        """One step with prompts in it."""
+        if decodes:
+            batch.decoding, batch.context = self.decoding, self._context
+        batch.duration_fs = self.cost.step(batch)
+        if decodes:
+            self._advance(batch, 1)
+        for work in batch.prompts:
+            if work.computed == work.total:
+                self._begin(batch, work)
+
+    def _decode(self, batch: Step, until_fs: int) -> None:
+        """As many steps as are alike: until one finishes, blocks run out or `until_fs` comes."""
+        batch.decoding = self.decoding
+        while self._ends[0][2].since < 0 or self._ends[0][0] != _end(self._ends[0][2]):
+            heapq.heappop(self._ends)  # it was preempted or cancelled
+        most = 1
+        if until_fs > 1:
+            most = min(self._ends[0][0] - self.decode_steps, self.patience)
+            if not self.reserves:
+                most = self._with_room(most)
+        batch.context, batch.lines = self._context, self.cost.decode(self.decoding)
+        batch.count, batch.duration_fs = run(
+            batch.lines, self._context, self.decoding, most, until_fs
+        )
+        if batch.count > 1 and not self.reserves:
+            self.kv.take(self._filling(batch.count))
+        self._advance(batch, batch.count)
+
+    def _filling(self, steps: int) -> int:
+        """Blocks that the steps after the next one take, up to so many in all."""
+        rounds, rest = divmod(steps - 1, len(self._full))
+        blocks, size = rounds * self.decoding, len(self._full)
+        for k in range(self.decode_steps + 1, self.decode_steps + 1 + rest):
+            blocks += self._full[k % size]
+        return blocks
+
+    def _with_room(self, most: int) -> int:
+        """How many steps have blocks enough, of at most so many; the next one has."""
+        available, size = self.kv.available, len(self._full)
+        rounds = available // self.decoding
+        if (most - 1) // size < rounds:
+            return most
+        steps, left = 1 + rounds * size, available - rounds * self.decoding
+        while steps < most and self._full[(self.decode_steps + steps) % size] <= left:
+            left -= self._full[(self.decode_steps + steps) % size]
+            steps += 1
+        return steps
+
+    def _advance(self, batch: Step, steps: int) -> None:
+        """Those who decode get so many tokens each; who has all of them leaves."""
+        self.decode_steps += steps
+        self._context += steps * self.decoding
+        self.totals.generation_tokens += steps * self.decoding
+        ends = self._ends
+        while ends and ends[0][0] <= self.decode_steps:
+            end, _, work = heapq.heappop(ends)
+            if work.since >= 0 and end == _end(work):
+                self._leave(work)
+                batch.finished.append(work)
+                self.totals.finished += 1
+
+    def _begin(self, batch: Step, work: Work) -> None:
+        """Its prompt is computed: it gets a token, and decodes from now on."""
+        if not work.made:
+            self.totals.prompt_tokens += work.prompt_tokens
+        work.made += 1
+        batch.begun.append(work)
+        self.totals.generation_tokens += 1
+        work.since = self.decode_steps
+        self.decoding += 1
+        self._context += work.computed
+        self._full[(self.decode_steps - work.computed) % len(self._full)] += 1
+        if work.made == work.output_tokens:
+            self._leave(work)
+            batch.finished.append(work)
+            self.totals.finished += 1
+        else:
+            self._number += 1
+            heapq.heappush(self._ends, (_end(work), self._number, work))
+
+    def _leave(self, work: Work) -> None:
+        """It has no place in the batch any more, and no blocks."""
+        del self.batch[work]
+        if work.since >= 0:
+            self._full[(work.since - work.computed) % len(self._full)] -= 1
+            steps = self.decode_steps - work.since
+            work.computed += steps
+            work.made += steps
+            self._context -= work.computed
+            self.decoding -= 1
+            work.since = -1
+            if not self.reserves:
+                work.blocks = -(-work.computed // self.config.block_tokens)
+        self.kv.release(work)
+
+
+def _end(work: Work) -> int:
+    """The decode step after which a request that decodes has all its tokens."""
+    return work.since + work.output_tokens - work.made

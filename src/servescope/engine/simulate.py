@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import islice, pairwise
 
 from servescope.deal import Deal, Dealt, not_sent
-from servescope.engine import Work
+from servescope.engine import FS, Step, Work
 from servescope.engine.arrivals import NEVER, Arrival, Arrivals
 from servescope.engine.config import BUSY
 from servescope.engine.readings import Keep, Readings
@@ -56,6 +56,11 @@ def simulate(
     ).run()
 
 
+NS = FS // 10**9
+ENDS = 1 << 16
+"""So many ends of steps may be kept before it is seen which are needed."""
+
+
 @dataclass(kw_only=True)
 class _Stage:
     """One stage. Times are ns since its start until they enter a record.
@@ -80,34 +85,45 @@ class _Stage:
     """Requests that were sent and have not come to the engine."""
     slot_freed_ns: int = field(default=0, init=False)
     """When a request last ended while as many were in flight as may be."""
+    ends_ns: list[int] = field(default_factory=list, init=False)
+    """When the tokens of each decode step are seen, of those after the first `steps_before`."""
+    most_ends: int = field(default=ENDS, init=False)
 
     def __post_init__(self) -> None:
+        self.steps_before = self.engine.decode_steps
         self._way_ns = max(1, round(self.engine.config.turnaround_s * 1e9) // 2)
 
     def run(self) -> Iterator[Record]:
         """Let time go by: `now` is the engine's."""
-        now = ended = 0
+        now = ended = now_fs = 0
         readings = self.readings
         while self.busy or now < self.end_ns:
             self._send(now - self._way_ns + 1)
             yield from self._take_in(now)
-            step = self.engine.step()
+            come_ns = self._come_ns()
+            until_ns = come_ns if readings is None else min(come_ns, readings.due_ns)
+            step = self.engine.step(max(1, until_ns * NS - now_fs))
             if step is None:
-                sent_ns = self.on_the_way[0].sent_ns if self.on_the_way else self._next_ns()
-                now = sent_ns + self._way_ns
+                now, now_fs = come_ns, come_ns * NS
                 if readings is not None and readings.due_ns < now < self.end_ns:
                     readings.idle(now)
                 continue
-            now = ended = now + max(1, round(step.duration_s * 1e9))
+            self._note(step, now_fs)
+            now_fs += step.duration_fs
+            now = ended = now_fs // NS
             if readings is not None and now >= readings.due_ns:
                 readings.read(now, step.sequences)
             seen_ns = now + self._way_ns
             self._send(seen_ns)
-            for work in step.made:
+            for work in step.begun:
                 work.owner.token_ns.append(seen_ns)
+                work.owner.since = self.engine.decode_steps
             for work in step.finished:
+                self._told(work.owner)
                 yield self._answered(work, seen_ns)
                 yield from self._lost(seen_ns)
+            if len(self.ends_ns) > self.most_ends:
+                self._forget()
         if readings is not None:
             readings.end(ended)
         for dealt in self.arrivals.rest():
@@ -117,6 +133,15 @@ class _Stage:
     def _next_ns(self) -> int:
         """When the next request is sent, if the cap allows it."""
         return max(self.arrivals.next_ns(), self.slot_freed_ns)
+
+    def _come_ns(self) -> int:
+        """When the next request comes to the engine, if no other ends before."""
+        if self.on_the_way:
+            return self.on_the_way[0].sent_ns + self._way_ns
+        if self.busy >= self.cap and self.arrivals.open:
+            return NEVER
+        sent_ns = self._next_ns()
+        return sent_ns + self._way_ns if sent_ns < self.end_ns else NEVER
 
     def _send(self, until_ns: int) -> None:
         """Send what is due before `until_ns`, as far as the cap allows."""
@@ -152,6 +177,28 @@ class _Stage:
             return self._refused(asked, "server_error_event", 200, words)
         return self._refused(asked, "http_5xx", 503, words or "the queue is full")
 
+    def _note(self, step: Step, begun_fs: int) -> None:
+        """When its tokens are seen, of those who decode."""
+        for work in step.preempted:
+            self._told(work.owner)
+        if step.decoding:
+            half = self._way_ns
+            self.ends_ns += [(begun_fs + fs) // NS + half for fs in step.ends_fs()]
+
+    def _told(self, asked: Arrival) -> None:
+        """It does not decode any more: note when it got its tokens."""
+        if asked.since >= 0:
+            asked.token_ns += self.ends_ns[asked.since - self.steps_before :]
+            asked.since = -1
+
+    def _forget(self) -> None:
+        """Let go of the ends of steps before all that are in flight."""
+        began = [work.owner.since for work in self.engine.batch if work.owner.since >= 0]
+        keep = min(began, default=self.engine.decode_steps)
+        del self.ends_ns[: keep - self.steps_before]
+        self.steps_before = keep
+        self.most_ends = max(ENDS, 2 * len(self.ends_ns))
+
     def _answered(self, work: Work, now: int) -> Record:
         asked: Arrival = work.owner
         record = self._record(asked, now)
@@ -160,7 +207,7 @@ class _Stage:
         record.first_byte_ns = record.first_output_ns = at[0]
         record.chunk_ns = [at[0], *(b - a for a, b in pairwise(at))]
         record.chunk_tokens = 1
-        record.input_tokens, record.output_tokens = len(work.prompt), work.made
+        record.input_tokens, record.output_tokens = work.prompt_tokens, work.made
         if self.engine.config.prefix_cache:
             record.cached_tokens = work.cached_tokens
         record.count_source, record.finish_reason = "server", "length"

@@ -16,7 +16,7 @@ import msgspec
 
 from servescope.engine import Step, Work
 from servescope.engine.config import BUSY, EngineConfig
-from servescope.engine.scheduler import Engine
+from servescope.engine.policies.vllm import Vllm
 from servescope.engine.tokenizer import prompt_tokens, voice, voice_ids
 from servescope.protocols import Ask, ProtocolFault, Renderer, Reply, WireProtocol, known
 from servescope.serve import pages
@@ -46,7 +46,7 @@ class App:
         """`hosts`: the names it may be asked by, none for any; `token`: the key it wants."""
         self.config = config
         self.tally = Tally(bounds(config))
-        self.realtime = RealTime(Engine(config), self._begin, self._step)
+        self.realtime = RealTime(Vllm(config), self._begin, self._step)
         self._state = State(config, self.realtime, self.tally)
         self._hosts, self._token = hosts, token
         self._pages = pages.routes(config.engine)

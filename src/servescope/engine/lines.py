@@ -1,0 +1,67 @@
+"""How long decode steps take: the largest of a few straight lines over the context they attend to.
+
+From one step to the next each sequence has one more token, so that a run of equal steps climbs
+along the lines: its time is a sum of arithmetic series, exact in whole femtoseconds.
+"""
+
+from __future__ import annotations
+
+from math import isqrt
+
+Line = tuple[int, int]
+"""Duration without any context, and per token of context; fs."""
+Lines = tuple[Line, ...]
+
+
+def at(lines: Lines, context: int) -> int:
+    """Duration of a step whose sequences attend to so many tokens at its end, in fs."""
+    if len(lines) == 1:
+        return lines[0][0] + lines[0][1] * context
+    return max([start + slope * context for start, slope in lines])
+
+
+def run(lines: Lines, context: int, growth: int, most: int, until: int) -> tuple[int, int]:
+    """So many steps, as (count, duration in fs), that all but the last end before `until` fs.
+
+    They are `most` at most. The first attends to `context + growth` tokens at its end, each next
+    one to `growth` more.
+    """
+    done = total = 0
+    while True:
+        first, slope, last = _top(lines, context + growth * (done + 1), growth, most - done)
+        count = min(last, _reach(first, slope, until - total))
+        total += count * first + slope * (count * (count - 1) // 2)
+        done += count
+        if done == most or count < last or total >= until:
+            return done, total
+
+
+def _top(lines: Lines, context: int, growth: int, most: int) -> tuple[int, int, int]:
+    """The line that is largest at a context: its duration there, how much longer each next step is,
+    and for how many steps it stays the largest."""
+    (start, slope), *others = lines
+    first = start + slope * context
+    for one in others:
+        value = one[0] + one[1] * context
+        if value > first or (value == first and one[1] > slope):
+            first, slope = value, one[1]
+    last = most
+    for start, steeper in others and lines:
+        if steeper > slope:
+            gap = first - start - steeper * context
+            last = min(last, gap // ((steeper - slope) * growth) + 1)
+    return first, slope * growth, last
+
+
+def _reach(first: int, slope: int, until: int) -> int:
+    """The fewest steps, 1 or more, that take `until` fs: the first `first`, each next `slope` more."""
+    if until <= first:
+        return 1
+    if not slope:
+        return -(-until // first)
+    # count first + slope count (count - 1) / 2 >= until, solved and set right to the step
+    linear = 2 * first - slope
+    count = (isqrt(linear * linear + 8 * slope * until) - linear) // (2 * slope)
+    while count * first + slope * (count * (count - 1) // 2) < until:
+        count += 1
+    return count
