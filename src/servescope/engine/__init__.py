@@ -93,7 +93,7 @@ class Step:
     prompts: list[Work] = field(default_factory=list)
     """Whose prompts were computed, or a part of them."""
     pairs: int = 0
-    """Each of the prompt tokens computed attends to so many, those before it and itself: the sum."""
+    """How many tokens each of the prompt tokens computed attends to, itself included: the sum."""
     prompt_context: int = 0
     """Tokens in the cache of those whose prompts were computed, at its end."""
     context: int = 0

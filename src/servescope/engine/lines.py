@@ -54,7 +54,7 @@ def _top(lines: Lines, context: int, growth: int, most: int) -> tuple[int, int, 
 
 
 def _reach(first: int, slope: int, until: int) -> int:
-    """The fewest steps, 1 or more, that take `until` fs: the first `first`, each next `slope` more."""
+    """The fewest steps, 1 or more, that take `until`: the first `first`, each next `slope` more."""
     if until <= first:
         return 1
     if not slope:
