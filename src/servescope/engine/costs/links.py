@@ -1,0 +1,61 @@
+"""How long GPUs exchange results: all-reduces of tensor parallelism, hand-overs of stages."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from servescope.catalog import Gpu
+
+_ONE_SHOT_LATENCY_S = (5e-6, 6.5e-6, 8e-6)
+"""An all-reduce over 2, 4, 8 GPUs in one kernel, captured in a graph: 5 to 8 us in a study before
+this project (docs/catalog.md)."""
+_RING_LATENCY_S = (20e-6, 32e-6, 45e-6)
+"""One by NCCL, launched eagerly: 20 to 45 us there."""
+_HAND_OVER_LATENCY_S = _RING_LATENCY_S[0] / 2
+"""From one GPU to another: a ring of two is two of them."""
+
+
+class Network(NamedTuple):
+    """The link between nodes; by default Ethernet of 100 Gbit/s over TCP."""
+
+    bytes_per_s: float = 12.5e9
+    latency_s: float = 50e-6
+
+
+class Links:
+    """Exchange among `tp` GPUs that stand in `nodes` nodes."""
+
+    def __init__(self, gpu: Gpu, tp: int, nodes: int, network: Network, *, one_shot: bool) -> None:
+        here = tp // nodes
+        which = min(2, max(0, (here - 1).bit_length() - 1))
+        self._tp, self._here, self._nodes, self._network = tp, here, nodes, network
+        self._bus_bytes_per_s = gpu.bus_bytes_per_s(here)
+        self._ring_s, self._one_shot_s = _RING_LATENCY_S[which], _ONE_SHOT_LATENCY_S[which]
+        self._one_shot = one_shot and gpu.nvlink_bytes_per_s > 0
+        self._link_bytes_per_s = gpu.nvlink_bytes_per_s or gpu.pcie_bytes_per_s
+
+    def all_reduce_s(self, size_bytes: float) -> float:
+        """Seconds of one all-reduce.
+
+        Within a node by ring, 2 (n - 1) / n of the bytes over the bus, or in one shot, where each
+        reads all that the others have: less latency, more bytes, so the engine takes it while it
+        is the shorter. Then the nodes' sums go round between the nodes.
+        """
+        if self._tp == 1:
+            return 0.0
+        n, seconds = self._here, 0.0
+        if n > 1:
+            transfer = (n - 1) * size_bytes / self._bus_bytes_per_s
+            seconds = self._ring_s + 2 / n * transfer
+            if self._one_shot:
+                seconds = min(seconds, self._one_shot_s + transfer)
+        if self._nodes > 1:
+            around = 2 * (self._nodes - 1) / self._nodes * size_bytes
+            seconds += self._network.latency_s + around / self._network.bytes_per_s
+        return seconds
+
+    def hand_over_s(self, size_bytes: float, *, between_nodes: bool) -> float:
+        """Seconds of sending a stage's result to the next one."""
+        if between_nodes:
+            return self._network.latency_s + size_bytes / self._network.bytes_per_s
+        return _HAND_OVER_LATENCY_S + size_bytes / self._link_bytes_per_s

@@ -1,0 +1,346 @@
+"""How long a step takes, from first principles: each operator's operations and bytes.
+
+A matrix product takes `(compute^p + memory^p)^(1/p) + launch`, where compute is its operations over
+the reachable share of the GPU's peak, memory its bytes over that of its bandwidth, and p the
+sharpness of the bend between them. Attention in prefill is bound by compute, in decode by memory.
+Beside the device works the host, which launches layers and prepares steps. The formulas and their
+constants come from a study before this project (docs/catalog.md); constants live in the catalogue.
+
+All that depends on a step's tokens alone is computed once for each number of tokens, so that a step
+costs a few operations, and so does a whole run of equal decode steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from servescope.catalog import Gpu, Model, Overheads
+from servescope.catalog.models import kv_element_bytes, weight_bytes_each
+from servescope.engine.costs.links import Links, Network
+from servescope.errors import BadInput
+
+_SMALL_KERNELS_S = 6 * 2e-6
+"""Norms, rotary embedding, activation and residuals of a layer: six kernels of at least 2 us."""
+
+
+class Part(NamedTuple):
+    """Seconds of one operator, by what they were spent on."""
+
+    operator: str
+    compute: float = 0.0
+    hbm_weights: float = 0.0
+    """Reading weights, reading and writing activations."""
+    hbm_kv: float = 0.0
+    interconnect: float = 0.0
+    host: float = 0.0
+    """Launches, and what the host does while the device waits."""
+
+    @property
+    def seconds(self) -> float:
+        """Altogether."""
+        return self.compute + self.hbm_weights + self.hbm_kv + self.interconnect + self.host
+
+
+RESOURCES = Part._fields[1:]
+
+
+class Parts(NamedTuple):
+    """The same seconds split twice."""
+
+    operators: dict[str, float]
+    resources: dict[str, float]
+
+
+class _Decode(NamedTuple):
+    """A decode step of some batch: seconds of the device and, from that, of the step."""
+
+    device_s: float
+    """Without attention."""
+    growth_s: float
+    """How much longer the device takes in the next step, each context having grown by a token."""
+    regimes: tuple[tuple[float, float, float], ...]
+    """(limit, offset, factor): up to that device time, a step takes offset + factor x it."""
+
+
+class Roofline:
+    """Step times of a model on GPUs under an engine.
+
+    `weights` and `kv_dtype` are formats (fp16, bf16, fp8, int8, int4; fp16, fp8). With `pp` stages
+    the engine keeps `pp` batches in flight, so a step of everything takes what the pass of one
+    batch, a `pp`-th of it, takes through all stages. Nodes are filled stage by stage.
+    Raises BadInput naming `dtype`, `kv_dtype`, `tp`, `pp` or `nodes`.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        gpu: Gpu,
+        overheads: Overheads,
+        *,
+        weights: str = "fp16",
+        kv_dtype: str = "fp16",
+        tp: int = 1,
+        pp: int = 1,
+        nodes: int = 1,
+        network: Network = Network(),  # noqa: B008 (a constant)
+    ) -> None:
+        _check(model, tp, pp, nodes)
+        tp_nodes = max(1, nodes // pp)
+        self.model, self._tp, self._pp = model, tp, pp
+        self._links = Links(gpu, tp, tp_nodes, network, one_shot=overheads.one_shot)
+        self._hand_overs = (min(nodes, pp) - 1, pp - min(nodes, pp))
+        """Between nodes and within them."""
+        reach, dtype = gpu.efficiency, gpu.computes_in(weights)
+        compute, self._sharpness = reach.gemm(dtype)
+        self._gemm_flops_per_s = compute * gpu.flops_per_s[dtype]
+        self._hbm_bytes_per_s = reach.hbm * gpu.hbm_bytes_per_s
+        self._weight_bytes, self._input_bytes = (
+            weight_bytes_each(weights),
+            2 if dtype == "fp16" else 1,
+        )
+        self._kv_bytes = model.kv_elements(tp) * kv_element_bytes(kv_dtype)
+        self._launch_s = reach.launch_s
+
+        attention_flops_per_s = reach.prefill_attention * gpu.flops_per_s["fp16"]
+        prefill, decode = _attention_flops(model, tp)
+        self._pair_s = model.layers / pp * prefill / attention_flops_per_s
+        by_memory = self._kv_bytes / (reach.decode_attention * gpu.hbm_bytes_per_s)
+        by_compute = decode / attention_flops_per_s
+        self._decode_by_compute = by_compute > by_memory
+        slower = model.layers / pp * overheads.decode_attention
+        self._context_s = slower * max(by_memory, by_compute)
+        head = 2 * model.hidden * model.vocab / tp  # 16-bit weights: as many bytes as operations
+        self._logit_s = head / (reach.compute * gpu.flops_per_s["fp16"])
+        self._head_s = head / self._hbm_bytes_per_s
+
+        self._layers_host_s = overheads.layer_s * model.layers
+        self._step_s = overheads.step_s + (overheads.tp_step_s if tp > 1 else 0.0)
+        self._sequence_s = overheads.sequence_s + (overheads.tp_sequence_s if tp > 1 else 0.0)
+        self._hidden = overheads.hidden
+        self._by_tokens: dict[int, float] = {}
+        self._by_batch: dict[int, _Decode] = {}
+
+    def duration_s(
+        self, tokens: int, sequences: int, pairs: float, context: float, sampled: int
+    ) -> float:
+        """Seconds of a step.
+
+        `tokens` computed in it, prompts' and one for each decode; `sequences` in the batch;
+        `pairs` of a prompt token and a token that it sees; `context` tokens that decodes attend
+        to, together; `sampled` sequences that get a token.
+        """
+        device = self._device_s(tokens, pairs, context, sampled)
+        busy = max(device, self._layers_host_s)
+        host = self._host_s(sequences)
+        return busy + host - self._hidden * min(host, busy)
+
+    def decode_run_s(self, batch: int, context: float, steps: int) -> float:
+        """Seconds of so many decode steps of the same batch, whose contexts each grow by a token.
+
+        `context` is that of the first step. The device's time is an arithmetic series; the step's
+        bends where device time passes host time, so it is summed between the bends.
+        """
+        decode = self._by_batch.get(batch) or self._decode(batch)
+        growth, total = decode.growth_s, 0.0
+        device = decode.device_s + self._context_s * context
+        for limit, offset, factor in decode.regimes:
+            if device < limit:
+                n = steps if limit == math.inf else min(steps, math.ceil((limit - device) / growth))
+                total += n * (offset + factor * (device + growth * (n - 1) / 2))
+                steps -= n
+                if not steps:
+                    break
+                device += n * growth
+        return total
+
+    def decode_steps_within(self, batch: int, context: float, seconds: float) -> int:
+        """The largest number of steps with `decode_run_s(batch, context, steps) <= seconds`."""
+        decode = self._by_batch.get(batch) or self._decode(batch)
+        growth, left, steps = decode.growth_s, seconds, 0
+        device = decode.device_s + self._context_s * context
+        for limit, offset, factor in decode.regimes:
+            if device < limit:
+                most = math.inf if limit == math.inf else math.ceil((limit - device) / growth)
+                first, more = offset + factor * device, factor * growth
+                linear = first - more / 2  # n steps take linear n + more / 2 n^2
+                n = (
+                    2 * left / (linear + math.sqrt(linear * linear + 2 * more * left))
+                    if left > 0
+                    else 0
+                )
+                if n < most:
+                    steps += int(n)
+                    break
+                steps += int(most)
+                left -= most * (first + more * (most - 1) / 2)
+                device += most * growth
+        while steps and self.decode_run_s(batch, context, steps) > seconds:  # rounding
+            steps -= 1
+        while self.decode_run_s(batch, context, steps + 1) <= seconds:
+            steps += 1
+        return steps
+
+    def parts(
+        self, tokens: int, sequences: int, pairs: float, context: float, sampled: int
+    ) -> Parts:
+        """The seconds of `duration_s` by operator and by resource; each adds up to them.
+
+        A product's time is shared between compute and memory as its elasticities to them are. Host
+        is what the step takes longer than the device works.
+        """
+        found = list(self._parts(tokens, pairs, context, sampled))
+        whole = self.duration_s(tokens, sequences, pairs, context, sampled)
+        found.append(Part("host", host=whole - sum(part.seconds for part in found)))
+        operators: dict[str, float] = {}
+        for part in found:
+            operators[part.operator] = operators.get(part.operator, 0.0) + part.seconds
+        resources = {name: sum(getattr(part, name) for part in found) for name in RESOURCES}
+        return Parts(operators, resources)
+
+    def _host_s(self, sequences: int) -> float:
+        return self._step_s + self._sequence_s * -(-sequences // self._pp)
+
+    def _device_s(self, tokens: int, pairs: float, context: float, sampled: int) -> float:
+        seconds = self._by_tokens.get(tokens)
+        if seconds is None:
+            seconds = sum([part.seconds for part in self._by_token_count(tokens)])
+            self._by_tokens[tokens] = seconds
+        if pairs:
+            seconds += self._pair_s * pairs + self._launch_s * self.model.layers
+        if context:
+            seconds += self._context_s * context + self._launch_s * self.model.layers
+        if sampled:
+            logits = self._logit_s * -(-sampled // self._pp)
+            seconds += max(logits, self._head_s)
+        return seconds
+
+    def _decode(self, batch: int) -> _Decode:
+        device = self._device_s(batch, 0, 0, batch) + self._launch_s * self.model.layers
+        least, host, shown = self._layers_host_s, self._host_s(batch), 1 - self._hidden
+        regimes = [
+            (least, least + host - self._hidden * min(host, least), 0.0),
+            (host, host, shown),
+            (math.inf, shown * host, 1.0),
+        ]
+        if host <= least:
+            del regimes[1]
+        decode = _Decode(device, self._context_s * batch, tuple(regimes))
+        self._by_batch[batch] = decode
+        return decode
+
+    def _parts(self, tokens: int, pairs: float, context: float, sampled: int) -> Iterator[Part]:
+        """The device's work."""
+        yield from self._by_token_count(tokens)
+        launches = self._launch_s * self.model.layers
+        if pairs:
+            yield Part("attention_prefill", compute=self._pair_s * pairs, host=launches)
+        if context:
+            seconds = self._context_s * context
+            if self._decode_by_compute:
+                yield Part("attention_decode", compute=seconds, host=launches)
+            else:
+                yield Part("attention_decode", hbm_kv=seconds, host=launches)
+        if sampled:
+            logits = self._logit_s * -(-sampled // self._pp)
+            if logits > self._head_s:
+                yield Part("lm_head", compute=logits)
+            else:
+                yield Part("lm_head", hbm_weights=self._head_s)
+
+    def _by_token_count(self, tokens: int) -> Iterator[Part]:
+        """What depends on the number of tokens alone: of all layers, and between stages."""
+        tokens = -(-tokens // self._pp)
+        model, tp, vector = self.model, self._tp, 2 * tokens * self.model.hidden
+        *inner, output = model.attention_shapes(tp)
+        for shape in inner:
+            yield self._gemm("qkv", model.layers, tokens, shape)
+        yield self._gemm("output", model.layers, tokens, output)
+        yield from self._feed_forward("ffn", model.dense_layers, tokens, model.ffn)
+        if model.experts:
+            yield from self._feed_forward("experts", model.moe_layers, tokens, model.shared_ffn)
+            yield self._gemm("experts", model.moe_layers, tokens, (model.experts, model.hidden))
+            yield from self._routed(tokens)
+
+        active = model.experts_per_token * model.expert_ffn + model.shared_ffn
+        width = (model.dense_layers * model.ffn + model.moe_layers * active) / model.layers
+        small = tokens * (14 * model.hidden + 6 * width / tp) / self._hbm_bytes_per_s
+        yield Part("norms", hbm_weights=model.layers * small, host=model.layers * _SMALL_KERNELS_S)
+        written = tokens * self._kv_bytes / self._hbm_bytes_per_s
+        yield Part("kv_write", hbm_kv=model.layers * written)
+        if tp > 1:
+            seconds = 2 * model.layers * self._links.all_reduce_s(vector)
+            yield Part("all_reduce", interconnect=seconds)
+        if self._pp > 1:
+            far, near = self._hand_overs
+            seconds = far * self._links.hand_over_s(vector, between_nodes=True)
+            seconds += near * self._links.hand_over_s(vector, between_nodes=False)
+            yield Part("hand_over", interconnect=seconds)
+
+    def _feed_forward(
+        self, operator: str, layers: int, tokens: float, width: int, copies: float = 1.0
+    ) -> Iterator[Part]:
+        """Gate and up as one product, then down; each row in one of some copies."""
+        if layers and width:
+            hidden, share = self.model.hidden, width / self._tp
+            into = (self.model.ffn_matrices - 1) * share
+            yield self._gemm(operator, layers, tokens, (into, hidden), copies)
+            yield self._gemm(operator, layers, tokens, (hidden, share), copies)
+
+    def _routed(self, tokens: int) -> Iterator[Part]:
+        """Routed experts: the work of those that each token chooses, the bytes of all chosen ones.
+
+        Of E experts, T tokens that choose k each touch E (1 - (1 - k/E)^T), if they choose evenly.
+        """
+        model, chosen = self.model, self.model.experts_per_token
+        touched = model.experts * (1 - (1 - chosen / model.experts) ** tokens)
+        rows = tokens * chosen
+        yield from self._feed_forward("experts", model.moe_layers, rows, model.expert_ffn, touched)
+
+    def _gemm(
+        self,
+        operator: str,
+        layers: int,
+        rows: float,
+        shape: tuple[float, float],
+        copies: float = 1.0,
+    ) -> Part:
+        """In each layer, `rows` vectors times one of `copies` matrices of (outputs, inputs)."""
+        n, k = shape
+        in_out = rows * (self._input_bytes * k + 2 * n)
+        compute = 2 * rows * n * k / self._gemm_flops_per_s
+        memory = (self._weight_bytes * copies * n * k + in_out) / self._hbm_bytes_per_s
+        p = self._sharpness
+        share = 1 / (1 + (memory / compute) ** p)
+        seconds = layers * compute * share ** (-1 / p)
+        return Part(
+            operator,
+            compute=seconds * share,
+            hbm_weights=seconds * (1 - share),
+            host=layers * self._launch_s,
+        )
+
+
+def _attention_flops(model: Model, tp: int) -> tuple[float, float]:
+    """Operations on one of `tp` GPUs for a query and a key in prefill, and in decode; per layer.
+
+    MLA's decode attends in the latent space, with one key for all heads ('absorbed').
+    """
+    heads, mla = model.heads / tp, model.mla
+    if mla is None:
+        return 4 * heads * model.head_dim, 4 * heads * model.head_dim
+    prefill = 2 * heads * (mla.nope_dim + mla.rope_dim + mla.value_dim)
+    return prefill, 2 * heads * (2 * mla.kv_rank + mla.rope_dim)
+
+
+def _check(model: Model, tp: int, pp: int, nodes: int) -> None:
+    for name, value in (("tp", tp), ("pp", pp), ("nodes", nodes)):
+        if value < 1:
+            raise BadInput(name, value, f"want {name} to be 1 or more")
+    if model.heads % tp:
+        raise BadInput("tp", tp, f"want a divisor of the {model.heads} heads of {model.name}")
+    if pp > model.layers:
+        raise BadInput("pp", pp, f"want at most {model.layers}, the layers of {model.name}")
+    if max(nodes, pp) % min(nodes, pp) or tp % max(1, nodes // pp):
+        raise BadInput("nodes", nodes, f"want tp={tp} and pp={pp} to be spread over them evenly")
