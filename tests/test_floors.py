@@ -15,7 +15,7 @@ FLOORS = {
     "stats": 2, "token_times": 2, "metrics": 2, "goodput": 2, "doubts": 2, "summary": 2,
     "tally": 2, "error_bars": 2, "findings": 2, "telemetry": 2,
     "experiment": 3, "experiment_file": 3, "deal": 3, "sessions": 3, "load": 3, "loads": 3,
-    "lengths": 3, "text": 3, "rulers": 3, "vocabulary": 3, "datasets": 3, "traces": 3,
+    "catalog": 3, "lengths": 3, "text": 3, "rulers": 3, "vocabulary": 3, "datasets": 3, "traces": 3,
     "engine": 4, "protocols": 4,
     "client": 5, "serve": 5, "collect": 5,
     "stage": 6, "share": 6, "several": 6, "cluster": 6, "prepare": 6, "simulated": 6, "offers": 6,

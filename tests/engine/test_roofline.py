@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from servescope import catalog
 from servescope.catalog import Overheads
+from servescope.engine import FS
 from servescope.engine.costs import Network, Roofline, kv_tokens
+from servescope.engine.lines import at
 from servescope.errors import BadInput
 
 ENGINES = catalog.names()["engines"]
@@ -172,36 +174,11 @@ hosts = st.builds(
 
 
 @settings(max_examples=150, deadline=None)
-@given(
-    overheads=hosts, setup=st.sampled_from(SETUPS), batch=batches, context=contexts,
-    count=st.integers(0, 300),
-)  # fmt: skip
-def test_a_run_of_decode_steps_takes_as_long_as_its_steps(overheads, setup, batch, context, count):
+@given(overheads=hosts, setup=st.sampled_from(SETUPS), batch=batches, context=contexts)
+def test_the_lines_of_a_decode_step_are_its_time(overheads, setup, batch, context):
     cost = made(overheads, **setup)
-    one_by_one = sum(
-        cost.duration_s(batch, batch, 0, context + k * batch, batch) for k in range(count)
-    )
-    assert cost.decode_run_s(batch, context, count) == pytest.approx(one_by_one, rel=1e-12)
-
-
-@settings(max_examples=150, deadline=None)
-@given(
-    overheads=hosts, setup=st.sampled_from(SETUPS), batch=batches, context=contexts,
-    seconds=st.floats(0, 500),
-)  # fmt: skip
-def test_the_steps_within_a_time_are_the_most_that_fit(overheads, setup, batch, context, seconds):
-    cost = made(overheads, **setup)
-    count = cost.decode_steps_within(batch, context, seconds)
-    assert count == 0 or cost.decode_run_s(batch, context, count) <= seconds
-    assert cost.decode_run_s(batch, context, count + 1) > seconds
-
-
-@given(batch=batches, context=contexts, count=st.integers(1, 10_000))
-def test_a_time_that_just_suffices_gives_back_its_steps(batch, context, count):
-    cost = COSTS[7]
-    assert (
-        cost.decode_steps_within(batch, context, cost.decode_run_s(batch, context, count)) == count
-    )
+    seconds = cost.duration_s(batch, batch, 0, context, batch)
+    assert at(cost.decode(batch), context) / FS == pytest.approx(seconds, rel=1e-6)
 
 
 def test_eight_a100_of_40_gb_hold_111_contexts_of_2048_tokens_of_internlm_20b():

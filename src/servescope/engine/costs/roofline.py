@@ -12,14 +12,18 @@ costs a few operations, and so does a whole run of equal decode steps.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from servescope.catalog import Gpu, Model, Overheads
 from servescope.catalog.models import kv_element_bytes, weight_bytes_each
+from servescope.engine import FS
 from servescope.engine.costs.links import Links, Network
 from servescope.errors import BadInput
+
+if TYPE_CHECKING:
+    from servescope.engine import Step
+    from servescope.engine.lines import Lines
 
 _SMALL_KERNELS_S = 6 * 2e-6
 """Norms, rotary embedding, activation and residuals of a layer: six kernels of at least 2 us."""
@@ -51,17 +55,6 @@ class Parts(NamedTuple):
 
     operators: dict[str, float]
     resources: dict[str, float]
-
-
-class _Decode(NamedTuple):
-    """A decode step of some batch: seconds of the device and, from that, of the step."""
-
-    device_s: float
-    """Without attention."""
-    growth_s: float
-    """How much longer the device takes in the next step, each context having grown by a token."""
-    regimes: tuple[tuple[float, float, float], ...]
-    """(limit, offset, factor): up to that device time, a step takes offset + factor x it."""
 
 
 class Roofline:
@@ -120,7 +113,7 @@ class Roofline:
         self._sequence_s = overheads.sequence_s + (overheads.tp_sequence_s if tp > 1 else 0.0)
         self._hidden = overheads.hidden
         self._by_tokens: dict[int, float] = {}
-        self._by_batch: dict[int, _Decode] = {}
+        self._by_batch: dict[int, Lines] = {}
 
     def duration_s(
         self, tokens: int, sequences: int, pairs: float, context: float, sampled: int
@@ -136,51 +129,36 @@ class Roofline:
         host = self._host_s(sequences)
         return busy + host - self._hidden * min(host, busy)
 
-    def decode_run_s(self, batch: int, context: float, steps: int) -> float:
-        """Seconds of so many decode steps of the same batch, whose contexts each grow by a token.
+    def step(self, batch: Step) -> int:
+        """Femtoseconds of a step of an engine."""
+        whole = sum([work.computed == work.total for work in batch.prompts])
+        return round(
+            FS
+            * self.duration_s(
+                batch.prefill_tokens + batch.decoding,
+                batch.sequences,
+                batch.pairs,
+                batch.context + batch.decoding,
+                whole + batch.decoding,
+            )
+        )
 
-        `context` is that of the first step. The device's time is an arithmetic series; the step's
-        bends where device time passes host time, so it is summed between the bends.
-        """
-        decode = self._by_batch.get(batch) or self._decode(batch)
-        growth, total = decode.growth_s, 0.0
-        device = decode.device_s + self._context_s * context
-        for limit, offset, factor in decode.regimes:
-            if device < limit:
-                n = steps if limit == math.inf else min(steps, math.ceil((limit - device) / growth))
-                total += n * (offset + factor * (device + growth * (n - 1) / 2))
-                steps -= n
-                if not steps:
-                    break
-                device += n * growth
-        return total
-
-    def decode_steps_within(self, batch: int, context: float, seconds: float) -> int:
-        """The largest number of steps with `decode_run_s(batch, context, steps) <= seconds`."""
-        decode = self._by_batch.get(batch) or self._decode(batch)
-        growth, left, steps = decode.growth_s, seconds, 0
-        device = decode.device_s + self._context_s * context
-        for limit, offset, factor in decode.regimes:
-            if device < limit:
-                most = math.inf if limit == math.inf else math.ceil((limit - device) / growth)
-                first, more = offset + factor * device, factor * growth
-                linear = first - more / 2  # n steps take linear n + more / 2 n^2
-                n = (
-                    2 * left / (linear + math.sqrt(linear * linear + 2 * more * left))
-                    if left > 0
-                    else 0
-                )
-                if n < most:
-                    steps += int(n)
-                    break
-                steps += int(most)
-                left -= most * (first + more * (most - 1) / 2)
-                device += most * growth
-        while steps and self.decode_run_s(batch, context, steps) > seconds:  # rounding
-            steps -= 1
-        while self.decode_run_s(batch, context, steps + 1) <= seconds:
-            steps += 1
-        return steps
+    def decode(self, decoding: int) -> Lines:
+        """A step that only decodes, as lines over the tokens that are attended to: the larger of
+        device and host counts, and of the smaller one what is not hidden."""
+        lines = self._by_batch.get(decoding)
+        if lines is None:
+            device = self._device_s(decoding, 0, 0, decoding)
+            device += self._launch_s * self.model.layers
+            host, shown, least = self._host_s(decoding), 1 - self._hidden, self._layers_host_s
+            found = (
+                (device + shown * host, self._context_s),
+                (host + shown * device, shown * self._context_s),
+                (max(least + shown * host, host + shown * least), 0.0),
+            )
+            lines = tuple([(round(FS * start), round(FS * slope)) for start, slope in found])
+            self._by_batch[decoding] = lines
+        return lines
 
     def parts(
         self, tokens: int, sequences: int, pairs: float, context: float, sampled: int
@@ -215,20 +193,6 @@ class Roofline:
             logits = self._logit_s * -(-sampled // self._pp)
             seconds += max(logits, self._head_s)
         return seconds
-
-    def _decode(self, batch: int) -> _Decode:
-        device = self._device_s(batch, 0, 0, batch) + self._launch_s * self.model.layers
-        least, host, shown = self._layers_host_s, self._host_s(batch), 1 - self._hidden
-        regimes = [
-            (least, least + host - self._hidden * min(host, least), 0.0),
-            (host, host, shown),
-            (math.inf, shown * host, 1.0),
-        ]
-        if host <= least:
-            del regimes[1]
-        decode = _Decode(device, self._context_s * batch, tuple(regimes))
-        self._by_batch[batch] = decode
-        return decode
 
     def _parts(self, tokens: int, pairs: float, context: float, sampled: int) -> Iterator[Part]:
         """The device's work."""
