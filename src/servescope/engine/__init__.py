@@ -51,6 +51,8 @@ class Work:
     """Tokens in the KV cache; of a request that decodes, when it began to."""
     since: int = -1
     """When it began to decode, on the engine's count of decode steps; -1 where it does not."""
+    end: int = -1
+    """After which decode step it has all its tokens; -1 where it does not decode."""
     blocks: int = 0
     """KV blocks that it holds; of one that decodes, when it began to."""
     keys: list[int] = field(default_factory=list)
@@ -80,8 +82,12 @@ class Step:
     """More than one only if nothing but decoding was done, and nobody finished before the last."""
     prefill_tokens: int = 0
     """Prompt tokens computed, those of recomputed requests included, cached ones not."""
+    padding_tokens: int = 0
+    """Computed beside them, because prompts were padded to one length."""
     decoding: int = 0
     """Requests that have one more token at the end of each iteration."""
+    padding_sequences: int = 0
+    """Computed beside them, though their answers are whole: seats of a static batch."""
     begun: list[Work] = field(default_factory=list)
     """Requests whose prompt is computed now: they have one more token, too, and decode from now."""
     made: list[Work] = field(default_factory=list)
@@ -97,7 +103,7 @@ class Step:
     prompt_context: int = 0
     """Tokens in the cache of those whose prompts were computed, at its end."""
     context: int = 0
-    """Tokens in the cache of those who decode, before it."""
+    """Tokens in the cache of those who decode, before it; of padded sequences, padding too."""
     lines: Lines = ()
     """How long each iteration takes, where nothing but decoding was done."""
 
@@ -115,6 +121,7 @@ class Step:
         """When each iteration ended, in femtoseconds since the first began."""
         if self.count == 1:
             return iter((self.duration_fs,))
-        most = self.context + self.decoding * self.count
-        contexts = range(self.context + self.decoding, most + 1, self.decoding)
+        growth = self.decoding + self.padding_sequences
+        most = self.context + growth * self.count
+        contexts = range(self.context + growth, most + 1, growth)
         return accumulate(at(self.lines, context) for context in contexts)

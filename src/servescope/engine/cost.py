@@ -42,7 +42,7 @@ class LinearCost:
         """As `Cost` has it."""
         return (
             self._step
-            + self._prefill * batch.prefill_tokens
+            + self._prefill * (batch.prefill_tokens + batch.padding_tokens)
             + self._sequence * batch.sequences
             + self._context * (batch.prompt_context + batch.context + batch.decoding)
         )

@@ -29,8 +29,11 @@ def run(lines: Lines, context: int, growth: int, most: int, until: int) -> tuple
     done = total = 0
     while True:
         first, slope, last = _top(lines, context + growth * (done + 1), growth, most - done)
-        count = min(last, _reach(first, slope, until - total))
-        total += count * first + slope * (count * (count - 1) // 2)
+        count, took = last, last * first + slope * (last * (last - 1) // 2)
+        if took >= until - total:
+            count = _reach(first, slope, until - total)
+            took = count * first + slope * (count * (count - 1) // 2)
+        total += took
         done += count
         if done == most or count < last or total >= until:
             return done, total

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from servescope.engine.config import EngineConfig
     from servescope.engine.cost import Cost
 
-FOREVER = 1 << 62
+FOREVER = 1 << 80
+"""More femtoseconds than any simulation has."""
 
 
 @dataclass(slots=True)
@@ -49,9 +50,18 @@ class Totals:
 class Engine:
     """One engine. Whoever calls `step` lets its duration go by before the next call.
 
-    Subclasses say in `plan` what a step does.
+    Subclasses say in `plan` what a step does. The limits that a config leaves open are the class's.
     """
 
+    name = ""
+    """What the policy is called; without one, it is none."""
+    max_sequences = 256
+    """Requests in the batch at most."""
+    max_batched_tokens = 8192
+    """Tokens that a step computes at most."""
+    block_tokens = 16
+    caches_prefixes = True
+    """Whether it has a prefix cache at all."""
     reserves = False
     """Whether a request gets the blocks of its whole answer when it is admitted."""
     patience = FOREVER
@@ -60,7 +70,14 @@ class Engine:
     def __init__(self, config: EngineConfig, cost: Cost | None = None) -> None:
         self.config, self.totals = config, Totals()
         self.cost: Cost = cost or LinearCost.of(config)
-        self.kv = BlockPool(config.kv_blocks, config.block_tokens, prefix_cache=config.prefix_cache)
+        self.max_sequences = config.max_sequences or self.max_sequences
+        self.max_batched_tokens = config.max_batched_tokens or self.max_batched_tokens
+        self.block_tokens = config.block_tokens or self.block_tokens
+        cached = config.prefix_cache and self.caches_prefixes
+        blocks = config.kv_tokens // self.block_tokens
+        self.kv = BlockPool(blocks, self.block_tokens, prefix_cache=cached)
+        self.longest = min(config.context_tokens, blocks * self.block_tokens)
+        """Tokens of the longest prompt and answer that can ever be served."""
         self.queue: OrderedDict[Work, None] = OrderedDict()
         self.batch: dict[Work, None] = {}
         """Those admitted, in the order of admission."""
@@ -73,8 +90,10 @@ class Engine:
         self._ends: list[tuple[int, int, Work]] = []
         """Heap of (decode step, number, request) when each who decodes has all its tokens."""
         self._number = 0
-        self._full = [0] * config.block_tokens
+        self._full = [0] * self.block_tokens
         """Of those who decode, how many have full blocks at decode steps of each remainder."""
+        self.padding_sequences = self.padding_context = 0
+        """What decode steps compute beside those who decode, and the tokens that they attend to."""
 
     # --- what a caller sees -----------------------------------------------------------------------
 
@@ -98,16 +117,16 @@ class Engine:
 
         Raises ValueError with a sentence for the client where it could never be served.
         """
-        config, prompt, answer = self.config, work.prompt_tokens, work.output_tokens
-        if prompt < 1 or answer < 1:
+        prompt, answer, most = work.prompt_tokens, work.most_tokens, self.config.max_waiting
+        if prompt < 1 or work.output_tokens < 1:
             raise ValueError("The prompt must have at least one token, and so must the answer.")
-        if prompt + answer > config.longest:
+        if prompt + answer > self.longest:
             raise ValueError(
-                f"This model's maximum context length is {config.longest} tokens. However, you "
+                f"This model's maximum context length is {self.longest} tokens. However, you "
                 f"requested {answer} output tokens and your prompt contains "
                 f"{prompt} input tokens, for a total of {prompt + answer} tokens."
             )
-        if config.max_waiting is not None and len(self.queue) >= config.max_waiting:
+        if most is not None and len(self.queue) >= most:
             self.totals.turned_away += 1
             return False
         self.queue[work] = None
@@ -128,13 +147,13 @@ class Engine:
         """Empty the prefix cache of all that no running request holds."""
         self.kv.flush()
 
-    def step(self, until_fs: int | None = None) -> Step | None:
+    def step(self, until_fs: int | None = None, arrival_fs: int = FOREVER) -> Step | None:
         """Schedule one batch and say what it makes, and how long that takes; None: nothing to do.
 
         The engine is then as at the end of the step, so that what arrives in between waits. With
         `until_fs`, steps that only decode are taken together as long as all but the last end
-        before it; without, it is one step, and `made` says who got a token in the order of the
-        batch.
+        before it, and before the next request comes, `arrival_fs` from now, if that can matter;
+        without, it is one step, and `made` says who got a token in the order of the batch.
         """
         batch = Step()
         decodes = self.plan(batch) and self.decoding > 0
@@ -145,7 +164,11 @@ class Engine:
         if batch.prompts:
             self._compute(batch, decodes=decodes)
         else:
-            self._decode(batch, 1 if until_fs is None or batch.preempted else until_fs)
+            if until_fs is None or batch.preempted:
+                until_fs = 1
+            elif arrival_fs < until_fs and self.heeds_arrivals:
+                until_fs = arrival_fs
+            self._decode(batch, until_fs)
         if until_fs is None:
             batch.made += batch.begun
         self.totals.steps += batch.count
@@ -158,21 +181,41 @@ class Engine:
         who decode get a token too: then `make_room` was called for them."""
         raise NotImplementedError
 
+    @property
+    def heeds_arrivals(self) -> bool:
+        """Whether, after `plan`, one more request in the queue could change what is done before a
+        request ends. First come, first served, it does not where others wait."""
+        return not self.queue
+
     def make_room(self, batch: Step) -> None:
-        """Take the blocks for a decode step; where they lack, the youngest give theirs back, to be
-        computed anew when their turn comes: at the head of the queue."""
+        """Take the blocks for a decode step, from others where they lack."""
         if self.reserves:
             return
-        remainder = self.decode_steps % len(self._full)
-        while self._full[remainder] > self.kv.available:
-            youngest = next(reversed(self.batch))
-            self._leave(youngest)
-            self.queue[youngest] = None
-            self.queue.move_to_end(youngest, last=False)
-            youngest.preemptions += 1
-            self.totals.preemptions += 1
-            batch.preempted.append(youngest)
-        self.kv.take(self._full[remainder])
+        if self.lacks_blocks:
+            self.evict(batch)
+        wanted = self._full[self.decode_steps % self.block_tokens]
+        if wanted:
+            self.kv.take(wanted)
+
+    @property
+    def lacks_blocks(self) -> bool:
+        """Whether those who decode want more blocks for the next step than there are."""
+        return self._full[self.decode_steps % self.block_tokens] > self.kv.available
+
+    def evict(self, batch: Step) -> None:
+        """Preempt until there are blocks for a decode step: the youngest first."""
+        while self.lacks_blocks:
+            self.preempt(batch, next(reversed(self.batch)))
+
+    def preempt(self, batch: Step, work: Work, *, last: bool = False) -> None:
+        """Have a request give its blocks back, to be computed anew when its turn comes: from the
+        head of the queue, or from its end."""
+        self._leave(work)
+        self.queue[work] = None
+        self.queue.move_to_end(work, last=last)
+        work.preemptions += 1
+        self.totals.preemptions += 1
+        batch.preempted.append(work)
 
     def admit(self, work: Work, spare_blocks: int = 0) -> bool:
         """Give a request from the queue its blocks and a place in the batch; False where it cannot
@@ -184,7 +227,7 @@ class Engine:
         self.batch[work] = None
         if not work.scheduled:
             work.scheduled, work.cached_tokens = True, work.computed
-            if self.config.prefix_cache:
+            if self.kv.prefix_cache:
                 self.totals.prefix_query_tokens += work.prompt_tokens
                 self.totals.prefix_hit_tokens += work.computed
         return True
@@ -209,38 +252,43 @@ class Engine:
         if decodes:
             self._advance(batch, 1)
         for work in batch.prompts:
-            if work.computed == work.total:
+            if work.computed == work.prompt_tokens + work.made:
                 self._begin(batch, work)
 
     def _decode(self, batch: Step, until_fs: int) -> None:
         """As many steps as are alike: until one finishes, blocks run out or `until_fs` comes."""
-        batch.decoding = self.decoding
-        while self._ends[0][2].since < 0 or self._ends[0][0] != _end(self._ends[0][2]):
-            heapq.heappop(self._ends)  # it was preempted or cancelled
+        ends, decoding = self._ends, self.decoding
+        while ends[0][0] != ends[0][2].end:
+            heapq.heappop(ends)  # it was preempted or cancelled
         most = 1
         if until_fs > 1:
-            most = min(self._ends[0][0] - self.decode_steps, self.patience)
-            if not self.reserves:
+            most = min(ends[0][0] - self.decode_steps, self.patience)
+            if most > 1 and not self.reserves:
                 most = self._with_room(most)
-        batch.context, batch.lines = self._context, self.cost.decode(self.decoding)
-        batch.count, batch.duration_fs = run(
-            batch.lines, self._context, self.decoding, most, until_fs
-        )
+        growth = decoding + self.padding_sequences
+        batch.decoding, batch.padding_sequences = decoding, self.padding_sequences
+        batch.context = context = self._context + self.padding_context
+        batch.lines = lines = self.cost.decode(growth)
+        batch.count, batch.duration_fs = run(lines, context, growth, most, until_fs)
         if batch.count > 1 and not self.reserves:
-            self.kv.take(self._filling(batch.count))
+            filling = self._filling(batch.count)
+            if filling:
+                self.kv.take(filling)
         self._advance(batch, batch.count)
 
     def _filling(self, steps: int) -> int:
         """Blocks that the steps after the next one take, up to so many in all."""
-        rounds, rest = divmod(steps - 1, len(self._full))
-        blocks, size = rounds * self.decoding, len(self._full)
-        for k in range(self.decode_steps + 1, self.decode_steps + 1 + rest):
-            blocks += self._full[k % size]
-        return blocks
+        full, size = self._full, self.block_tokens
+        rounds, rest = divmod(steps - 1, size)
+        first = (self.decode_steps + 1) % size
+        last = first + rest
+        if last <= size:
+            return rounds * self.decoding + sum(full[first:last])
+        return (rounds + 1) * self.decoding - sum(full[last - size : first])
 
     def _with_room(self, most: int) -> int:
         """How many steps have blocks enough, of at most so many; the next one has."""
-        available, size = self.kv.available, len(self._full)
+        available, size = self.kv.available, self.block_tokens
         rounds = available // self.decoding
         if (most - 1) // size < rounds:
             return most
@@ -258,7 +306,7 @@ class Engine:
         ends = self._ends
         while ends and ends[0][0] <= self.decode_steps:
             end, _, work = heapq.heappop(ends)
-            if work.since >= 0 and end == _end(work):
+            if work.end == end:
                 self._leave(work)
                 batch.finished.append(work)
                 self.totals.finished += 1
@@ -273,31 +321,27 @@ class Engine:
         work.since = self.decode_steps
         self.decoding += 1
         self._context += work.computed
-        self._full[(self.decode_steps - work.computed) % len(self._full)] += 1
+        self._full[(self.decode_steps - work.computed) % self.block_tokens] += 1
         if work.made == work.output_tokens:
             self._leave(work)
             batch.finished.append(work)
             self.totals.finished += 1
         else:
             self._number += 1
-            heapq.heappush(self._ends, (_end(work), self._number, work))
+            work.end = self.decode_steps + work.output_tokens - work.made
+            heapq.heappush(self._ends, (work.end, self._number, work))
 
     def _leave(self, work: Work) -> None:
         """It has no place in the batch any more, and no blocks."""
         del self.batch[work]
         if work.since >= 0:
-            self._full[(work.since - work.computed) % len(self._full)] -= 1
+            self._full[(work.since - work.computed) % self.block_tokens] -= 1
             steps = self.decode_steps - work.since
             work.computed += steps
             work.made += steps
             self._context -= work.computed
             self.decoding -= 1
-            work.since = -1
+            work.since = work.end = -1
             if not self.reserves:
-                work.blocks = -(-work.computed // self.config.block_tokens)
+                work.blocks = -(-work.computed // self.block_tokens)
         self.kv.release(work)
-
-
-def _end(work: Work) -> int:
-    """The decode step after which a request that decodes has all its tokens."""
-    return work.since + work.output_tokens - work.made

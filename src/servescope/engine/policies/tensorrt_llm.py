@@ -1,0 +1,42 @@
+"""TensorRT-LLM: in-flight batching that never evicts.
+
+Each step, every request in the generation phase makes a token; whole prompts are computed beside
+them as far as the budget of tokens goes, first come, first served. A request is admitted when there
+are blocks for its prompt and for all the tokens it asked for (`GUARANTEED_NO_EVICT`), so that it is
+never paused. Contexts are not chunked, as is the default.
+
+Source: NVIDIA/TensorRT-LLM documentation, 'Paged Attention, IFB, and Request Scheduling' and
+'Tuning Max Batch Size and Max Num Tokens'; limits are those of `trtllm-build`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from servescope.engine.scheduler import Engine
+
+if TYPE_CHECKING:
+    from servescope.engine import Step
+
+
+class TensorRtLlm(Engine):
+    """Mixed steps of whole prompts, with all blocks reserved."""
+
+    name = "tensorrt-llm"
+    max_sequences = 2048
+    max_batched_tokens = 8192
+    block_tokens = 32
+    reserves = True
+
+    def plan(self, batch: Step) -> bool:
+        """Decode, and compute the prompts that fit beside."""
+        left = self.max_batched_tokens - self.decoding
+        while self.queue and len(self.batch) < self.max_sequences:
+            work = next(iter(self.queue))
+            tokens = work.total - self.kv.find(work) * self.block_tokens
+            alone = tokens > self.max_batched_tokens and not batch.prompts  # or it would never be
+            if (tokens > left and not alone) or not self.admit(work):
+                break
+            self.compute(batch, work, tokens)
+            left -= tokens
+        return True

@@ -1,0 +1,320 @@
+"""Lengths and times of arrival in, times of first and last tokens out: the engine for planning.
+
+The lean sibling of `simulate.py`: no text and no records, but several replicas behind a router. It
+needs memory for the requests in flight, and for a few numbers of each request.
+
+Times are the client's, as in `simulate.py`: an engine sees a request half a turnaround after it was
+sent, and its tokens are seen half a turnaround after they were made. The router takes no time.
+"""
+
+from __future__ import annotations
+
+import heapq
+from array import array
+from collections import deque
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from servescope.engine import FS, Work
+from servescope.engine.scheduler import FOREVER, Engine, Totals
+from servescope.errors import BadInput
+from servescope.plugins import one_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from servescope.engine import Step
+
+    Router = Callable[[list[int], int], int]
+    """The replica for a request: by how many each has in flight, and by the request's group."""
+
+_ROWS = 4096
+"""So many rows of the arrays become Python numbers at once."""
+_FAR_MORE = 32
+"""A replica with so many more in flight than another loses the requests of its prefixes to it: the
+default of `--balance-abs-threshold` of SGLang's router."""
+
+
+@dataclass(slots=True)
+class Replayed:
+    """What came of a workload. Times are seconds since its start; NaN where a request was not
+    taken, because it could never be served or the queue was full."""
+
+    sent_s: NDArray[np.float64]
+    """When each was sent; NaN where it never was."""
+    first_s: NDArray[np.float64]
+    """When its first token was seen."""
+    end_s: NDArray[np.float64]
+    """When its last token was seen."""
+    tokens: NDArray[np.int64]
+    """Of its answer; 0 where it was not taken."""
+    totals: Totals
+    """Of all replicas together."""
+    prompt_s: float
+    """Time in steps that only compute prompts, of all replicas together."""
+    mixed_s: float
+    """Time in steps that compute prompts beside decodes."""
+    decode_s: float
+    """Time in steps that only decode."""
+
+    @property
+    def makespan_s(self) -> float:
+        """From the first request sent to the last token seen; 0 where none was taken."""
+        ends = self.end_s[~np.isnan(self.end_s)]
+        return float(ends.max() - np.nanmin(self.sent_s)) if len(ends) else 0.0
+
+    @property
+    def busy_s(self) -> float:
+        """Time in steps, of all replicas together."""
+        return self.prompt_s + self.mixed_s + self.decode_s
+
+
+def replay(
+    engines: Engine | Sequence[Engine],
+    prompt_tokens: ArrayLike,
+    output_tokens: ArrayLike,
+    *,
+    arrivals_s: ArrayLike | None = None,
+    users: int | None = None,
+    most_tokens: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
+    prefix_tokens: ArrayLike | None = None,
+    router: str = "round_robin",
+    turnaround_s: float | None = None,
+) -> Replayed:
+    """Have engines, fresh ones, serve requests of such lengths.
+
+    Either `arrivals_s` says when each is sent, in order, or `users` send the next one as soon as
+    they have an answer. `most_tokens` is what each asks for (`max_tokens`), by default what it
+    gets. Requests of one group have their first `prefix_tokens` in common, and the router may heed
+    the group; -1 is none. `turnaround_s` is by default the engines' own. Raises BadInput naming the
+    argument.
+    """
+    fleet = [engines] if isinstance(engines, Engine) else list(engines)
+    prompts = np.asarray(prompt_tokens, np.int64)
+    count = len(prompts)
+
+    def column(name: str, given: ArrayLike | None, default: ArrayLike, kind: Any = np.int64) -> Any:  # noqa: ANN401
+        found = np.asarray(default if given is None else given, kind)
+        if len(found) != count:
+            raise BadInput(name, str(len(found)), f"want {count}, as many as prompt_tokens")
+        return found
+
+    outputs = column("output_tokens", output_tokens, ())
+    most = column("most_tokens", most_tokens, outputs)
+    group = column("groups", groups, np.full(count, -1))
+    prefix = column("prefix_tokens", prefix_tokens, np.zeros(count))
+    if (arrivals_s is None) == (users is None) or (users is not None and users < 1):
+        raise BadInput("users", str(users), "want 1 or more, or arrivals_s instead")
+    if router not in ROUTERS:
+        raise BadInput("router", router, f"want {one_of(router, ROUTERS)}")
+    arrivals = None
+    if arrivals_s is not None:
+        times = column("arrivals_s", arrivals_s, (), np.float64)
+        if np.any(np.diff(times) < 0):
+            raise BadInput("arrivals_s", "times", "want them in order")
+        arrivals = (time_s for (time_s,) in _rows(times))
+    if turnaround_s is None:
+        turnaround_s = fleet[0].config.turnaround_s
+    loop = _Loop(
+        fleet,
+        ROUTERS[router](),
+        works=_works(prompts, outputs, most, group, prefix),
+        arrivals_s=arrivals,
+        users=users or 0,
+        turnaround_s=turnaround_s,
+        count=count,
+    )
+    loop.run()
+    end_s = np.frombuffer(loop.end_s)
+    return Replayed(
+        sent_s=np.frombuffer(loop.sent_s),
+        first_s=np.frombuffer(loop.first_s),
+        end_s=end_s,
+        tokens=np.where(np.isnan(end_s), 0, outputs),
+        totals=_sum([engine.totals for engine in fleet]),
+        prompt_s=loop.prompt_fs / FS,
+        mixed_s=loop.mixed_fs / FS,
+        decode_s=loop.decode_fs / FS,
+    )
+
+
+class _Loop:
+    """Engines each have a time of their own; what is due first happens first.
+
+    Times are femtoseconds on the engines' side: half a turnaround after the client's.
+    """
+
+    def __init__(
+        self,
+        fleet: list[Engine],
+        route: Router,
+        *,
+        works: Iterator[Work],
+        arrivals_s: Iterator[float] | None,
+        users: int,
+        turnaround_s: float,
+        count: int,
+    ) -> None:
+        self.fleet, self.route, self.works, self.arrivals_s = fleet, route, works, arrivals_s
+        self.half_fs = max(1, round(turnaround_s * FS / 2))
+        self.coming = deque([self.half_fs] * users)
+        """When the next requests come, as far as known; of those who send them in a closed loop."""
+        self.due: list[tuple[int, int]] = []
+        """Heap of (when its step is over, replica)."""
+        self.steps: list[Step | None] = [None] * len(fleet)
+        self.awake = [False] * len(fleet)
+        self.loads = [0] * len(fleet)
+        """Requests that each replica has."""
+        self.end_s = array("d", [np.nan]) * count
+        self.sent_s, self.first_s = self.end_s[:], self.end_s[:]
+        self.prompt_fs = self.mixed_fs = self.decode_fs = 0
+
+    def run(self) -> None:
+        """Serve all."""
+        due, coming = self.due, self.coming
+        work, come_fs = next(self.works, None), FOREVER
+        while work is not None or due:
+            if work is not None:
+                if not coming and self.arrivals_s is not None:
+                    coming.append(round(next(self.arrivals_s) * FS) + self.half_fs)
+                come_fs = coming[0] if coming else FOREVER
+            if due and due[0][0] < come_fs:
+                self._turn(*heapq.heappop(due), come_fs, more=work is not None)
+            elif work is not None:
+                self._send(work, coming.popleft())
+                work, come_fs = next(self.works, None), FOREVER
+
+    def _send(self, work: Work, now_fs: int) -> None:
+        """A request comes to the router."""
+        number, group = work.owner
+        work.owner = number
+        chosen = self.route(self.loads, group)
+        self.sent_s[number] = (now_fs - self.half_fs) / FS
+        try:
+            taken = self.fleet[chosen].submit(work)
+        except ValueError:
+            taken = False
+        if taken:
+            self.loads[chosen] += 1
+            if not self.awake[chosen]:
+                self.awake[chosen] = True
+                heapq.heappush(self.due, (now_fs, chosen))
+        elif self.arrivals_s is None:
+            self.coming.append(now_fs + 2 * self.half_fs)
+
+    def _turn(self, now_fs: int, replica: int, come_fs: int, *, more: bool) -> None:
+        """A step of a replica is over, and its next one begins.
+
+        At `come_fs` the next request comes, as far as is known, if there are more.
+        """
+        step = self.steps[replica]
+        if step is not None:
+            self._note(step, now_fs, replica)
+        if more and self.arrivals_s is None:  # an answer brings the user's next request
+            if self.coming:
+                come_fs = min(come_fs, self.coming[0])
+            if self.due:
+                come_fs = min(come_fs, self.due[0][0] + 2 * self.half_fs)
+        step = self.steps[replica] = self.fleet[replica].step(FOREVER, come_fs - now_fs)
+        if step is None:
+            self.awake[replica] = False
+        else:
+            heapq.heappush(self.due, (now_fs + step.duration_fs, replica))
+
+    def _note(self, step: Step, now_fs: int, replica: int) -> None:
+        """What came of a step."""
+        if not step.prompts:
+            self.decode_fs += step.duration_fs
+        elif step.decoding:
+            self.mixed_fs += step.duration_fs
+        else:
+            self.prompt_fs += step.duration_fs
+        if step.begun or step.finished:
+            seen_s = (now_fs + self.half_fs) / FS
+            for work in step.begun:
+                if work.made == 1:  # not computed anew
+                    self.first_s[work.owner] = seen_s
+            for work in step.finished:
+                self.end_s[work.owner] = seen_s
+            if step.finished:
+                self.loads[replica] -= len(step.finished)
+                if self.arrivals_s is None:
+                    self.coming.extend([now_fs + 2 * self.half_fs] * len(step.finished))
+
+
+# --- routers --------------------------------------------------------------------------------------
+
+
+class RoundRobin:
+    """One after the other."""
+
+    def __init__(self) -> None:
+        self._next = 0
+
+    def __call__(self, loads: list[int], _group: int) -> int:
+        """The replica for a request."""
+        chosen, self._next = self._next, (self._next + 1) % len(loads)
+        return chosen
+
+
+class LeastLoaded:
+    """The one with the fewest requests, the first of equals."""
+
+    def __call__(self, loads: list[int], _group: int) -> int:
+        """The replica for a request."""
+        return loads.index(min(loads))
+
+
+class PrefixAware:
+    """The one that had this group last, unless it has far more requests than another."""
+
+    def __init__(self) -> None:
+        self._had: dict[int, int] = {}
+
+    def __call__(self, loads: list[int], group: int) -> int:
+        """The replica for a request."""
+        least = loads.index(min(loads))
+        chosen = self._had.get(group, least) if group >= 0 else least
+        if loads[chosen] - loads[least] > _FAR_MORE:
+            chosen = least
+        self._had[group] = chosen
+        return chosen
+
+
+ROUTERS: dict[str, Callable[[], Router]] = {
+    "round_robin": RoundRobin,
+    "least_loaded": LeastLoaded,
+    "prefix_aware": PrefixAware,
+}
+
+
+# --- columns --------------------------------------------------------------------------------------
+
+
+def _rows(*columns: NDArray[Any]) -> Iterator[tuple[Any, ...]]:
+    """Rows as Python numbers, a few at a time."""
+    for start in range(0, len(columns[0]), _ROWS):
+        yield from zip(*(column[start : start + _ROWS].tolist() for column in columns), strict=True)
+
+
+def _works(*columns: NDArray[np.int64]) -> Iterator[Work]:
+    """Requests whose owner is their number and group."""
+    shared: dict[tuple[int, int], tuple[int, ...]] = {}
+    for number, (prompt, output, most, group, prefix) in enumerate(_rows(*columns)):
+        ids: tuple[int, ...] = ()
+        if group >= 0 and prefix > 0:
+            key = (group, min(prefix, prompt))
+            if key not in shared:
+                shared[key] = tuple(range(group << 32, (group << 32) + key[1]))
+            ids = shared[key]
+        yield Work(ids, output, (number, group), prompt_tokens=prompt, most_tokens=most)
+
+
+def _sum(totals: list[Totals]) -> Totals:
+    names = [field.name for field in fields(Totals)]
+    return Totals(**{name: sum(getattr(one, name) for one in totals) for name in names})
