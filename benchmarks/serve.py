@@ -21,8 +21,8 @@ import msgspec
 from servescope.engine.config import parse
 from servescope.serve import Server
 
-SIM = "sim:vllm?step=1us&prefill=0&sequence=0&context=0&max_sequences=4096&kv_tokens=8000000"
-SIM += "&max_batched_tokens=65536"
+SIM = "sim:vllm?step=1us&prefill=0&sequence=0&context=0&max_num_seqs=4096&kv_tokens=8000000"
+SIM += "&max_num_batched_tokens=65536"
 
 
 def cpu_s(pid: int) -> float:

@@ -12,7 +12,7 @@ from servescope.client.workers import Live
 from servescope.datasets import Message
 from servescope.deal import Deal
 from servescope.engine.config import EngineConfig
-from servescope.engine.policies.vllm import Vllm
+from servescope.engine.deployment import deploy
 from servescope.engine.simulate import simulate
 from servescope.engine.tokenizer import prompt_tokens, tokenize
 from servescope.experiment import Plan
@@ -42,10 +42,11 @@ class Simulated:
     ) -> None:
         self._plan, self._writer = plan, writer
         self._interrupt, self._watcher = interrupt, watcher
-        self._engine = Vllm(config)
+        deployment = deploy(config)
+        self._engine = deployment.engine()
         overhead = len(prompt_tokens((Message("user", "a"),))) - len(tokenize("a"))
         ruler = replace(ruler_from_tokenizer(tokenize, TOKENIZER), overhead=overhead)
-        check_context(plan, config.longest)
+        check_context(plan, deployment.longest)
         self.items = make_items(plan, ruler)
         endpoint = Endpoint(
             url=str(config),
@@ -53,7 +54,7 @@ class Simulated:
             path="",
             model=config.model,
             engine=f"simulated {config.engine}",
-            context_tokens=config.context_tokens,
+            context_tokens=deployment.max_model_len,
             usage="each",
         )
         manifest = writer.manifest

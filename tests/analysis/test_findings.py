@@ -14,7 +14,7 @@ ORDER = ["saturation", "steady", "conservation", "shape"]
 def found(tmp_path_factory):
     return simulated(
         tmp_path_factory.mktemp("runs"),
-        "sim:vllm?max_sequences=8",
+        "sim:vllm?max_num_seqs=8",
         load=["poisson:2,4,8,12,16,24"],
         requests=300,
     )

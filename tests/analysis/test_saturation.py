@@ -5,7 +5,7 @@ import pytest
 from servescope.analysis import saturation, steady
 from tests.analysis.runs import said, simulated
 
-ONE = "sim:vllm?max_sequences=1&prefix_cache=false"
+ONE = "sim:vllm?max_num_seqs=1&prefix_cache=false"
 """Serves one request after the other: 128 tokens in and 64 out take 0.526 s, so 1.9 a second."""
 
 
@@ -38,7 +38,7 @@ def test_the_knee_of_one_server_is_at_half_of_what_it_can_do(tmp_path):
 
 def test_beyond_what_the_engine_takes_at_once_more_users_only_wait(tmp_path):
     found = simulated(
-        tmp_path, "sim:vllm?max_sequences=8", load=["users:1,2,4,8,16,32"], requests=300
+        tmp_path, "sim:vllm?max_num_seqs=8", load=["users:1,2,4,8,16,32"], requests=300
     )
     full, knee = said(found, "saturation")
     assert full.sentence.startswith("throughput stops rising at 8 users: ")

@@ -58,7 +58,7 @@ def test_the_filling_of_an_open_load_is_left_out(tmp_path):
 
 def test_where_a_queue_grows_no_part_is_steady(tmp_path):
     found = simulated(
-        tmp_path, "sim:vllm?max_sequences=8", load=["poisson:24"], requests=400, seed=1
+        tmp_path, "sim:vllm?max_num_seqs=8", load=["poisson:24"], requests=400, seed=1
     )
     stage = found.summary.stages[0]
     assert stage.steady is None

@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from servescope.engine.config import ENGINES, EngineConfig, parse
+from servescope.engine.config import EngineConfig, names, parse
+from servescope.engine.deployment import deploy
 from servescope.errors import BadInput
 
 TIMES = st.sampled_from(["1us", "0.5ms", "8ms", 0.25, "2s"])
@@ -21,27 +22,26 @@ def test_settings_stand_after_a_question_mark():
     assert config == EngineConfig(
         engine="sglang", step="5ms", kv_tokens=8192, prefix_cache=False, model="a/b&c"
     )
-    assert config.step_s == 0.005
-    assert config.kv_blocks == 512
-    assert config.longest == 8192
+    assert config.cost_s("step") == 0.005
+    assert deploy(config).kv_tokens == deploy(config).longest == 8192
 
 
 @given(
     st.builds(
         EngineConfig,
-        engine=st.sampled_from(ENGINES),
+        engine=st.sampled_from(names()),
         model=st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
         step=TIMES,
         turnaround=TIMES,
-        max_sequences=st.integers(1, 100),
+        max_num_seqs=st.integers(1, 100),
         max_waiting=st.none() | st.integers(1, 9),
         prefix_cache=st.booleans(),
     )
 )
 def test_an_engine_is_written_as_it_is_read(config):
     again = parse("TARGET", str(config))
-    for name in ("step_s", "turnaround_s"):
-        assert getattr(again, name) == getattr(config, name)
+    assert again.cost_s("step") == config.cost_s("step")
+    assert again.turnaround_s == config.turnaround_s
     texts = {"step": "1s", "turnaround": "1s"}
     plain = msgspec.structs.replace(config, **texts)
     assert msgspec.structs.replace(again, **texts) == plain
@@ -53,7 +53,7 @@ def test_an_engine_is_written_as_it_is_read(config):
     [
         ("sim:vlm", "did you mean vllm?"),
         ("sim:vllm?stp=5ms", "did you mean step?"),
-        ("sim:vllm?engine=tgi", "want one of model, step"),
+        ("sim:vllm?engine=tgi", "want one of model, gpu"),
         ("sim:vllm?step", "want a value: step=..."),
         ("sim:vllm?step=5ms&step=6ms", "want step only once"),
         ("sim:vllm?step=soon", "want step to be a time such as 8ms"),
@@ -61,11 +61,13 @@ def test_an_engine_is_written_as_it_is_read(config):
         ("sim:vllm?step=0", "want step above 0"),
         ("sim:vllm?context=nan", "want context to be a time"),
         ("sim:vllm?kv_tokens=many", "want kv_tokens to be a whole number"),
-        ("sim:vllm?kv_tokens=8", "want kv_tokens to hold a block of 16 tokens"),
+        ("sim:vllm?kv_tokens=8&block_tokens=16", "want kv_tokens to hold a block of 16 tokens"),
+        ("sim:vllm?gpu=a40&step=5ms", "want no step with a gpu"),
+        ("sim:vllm?memory_utilization=1.5", "want memory_utilization in (0, 1], not 1.5"),
+        ("sim:vllm?memory_utilization=most", "want memory_utilization to be a number"),
         ("sim:vllm?block_tokens=0", "want block_tokens to be 1 or more"),
         ("sim:vllm?max_waiting=0", "want max_waiting to be 1 or more"),
         ("sim:vllm?prefix_cache=perhaps", "want prefix_cache to be true or false"),
-        ("sim:vllm?max_batched_tokens=8", "at least max_sequences (256)"),
     ],
 )
 def test_a_wrong_setting_is_named_with_what_would_be_right(text, want):

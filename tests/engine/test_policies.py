@@ -53,10 +53,10 @@ def test_an_unknown_policy_is_told_with_the_likely_one():
 
 
 def test_limits_that_a_config_leaves_open_are_the_policys():
-    config = EngineConfig(context_tokens=3000, kv_tokens=60_000)
-    for name in ("max_sequences", "max_batched_tokens", "block_tokens"):
+    config = EngineConfig(max_model_len=3000, kv_tokens=60_000)
+    for name in ("max_num_seqs", "max_num_batched_tokens", "block_tokens"):
         msgspec.structs.force_setattr(config, name, None)
-    limits = {name: policy(name)(config).max_batched_tokens for name in ALL}
+    limits = {name: policy(name)(config).max_num_batched_tokens for name in ALL}
     assert limits == {
         "lightllm-2023": 10_000,
         "sglang": 8192,
@@ -92,7 +92,7 @@ def test_prompts_are_computed_beside_decodes(name):
 
 
 def test_vllm_of_2023_fills_a_batch_of_prompts_up_to_its_budget():
-    target = engine("vllm-0.1", max_sequences=9, max_batched_tokens=10)
+    target = engine("vllm-0.1", max_num_seqs=9, max_num_batched_tokens=10)
     burst(target, (4, 1), (5, 1), (3, 1), (12, 1), (1, 1))
     assert [step.prefill_tokens for step in steps(target)] == [9, 3, 12, 1]
 
@@ -124,7 +124,7 @@ def test_tgi_is_joined_after_20_steps_or_by_1_2_times_as_many():
 
 
 def test_tgi_admits_what_its_budgets_hold_with_all_tokens_asked_for():
-    target = engine("tgi-1.0", block_tokens=16, max_batched_tokens=4096)
+    target = engine("tgi-1.0", block_tokens=16, max_num_batched_tokens=4096)
     burst(target, *[(513, 2)] * 20)  # 33 blocks each, so that 7 are 3696 tokens
     assert len(target.step().prompts) == 7
     target = engine("tgi-1.0", block_tokens=16, kv_tokens=640)
@@ -151,7 +151,7 @@ def test_lightllm_decodes_ten_times_before_it_looks_at_the_queue():
 
 
 def test_sglang_takes_the_longest_cached_prefix_first():
-    target = engine("sglang", max_sequences=1)
+    target = engine("sglang", max_num_seqs=1)
     target.submit(Work(tuple(range(50)), 1))
     steps(target)
     works = [Work((*range(shared), *[-1] * 10), 1, shared) for shared in (0, 20, 40, 30)]
@@ -224,8 +224,8 @@ CONFIGS = st.fixed_dictionaries(
     {
         "block_tokens": st.sampled_from([1, 3, 16]),
         "kv_tokens": st.integers(130, 600),
-        "max_sequences": st.integers(1, 12),
-        "max_batched_tokens": st.integers(12, 80),
+        "max_num_seqs": st.integers(1, 12),
+        "max_num_batched_tokens": st.integers(12, 80),
         "prefix_cache": st.booleans(),
         "context": st.sampled_from([0, "10us"]),
         "sequence": st.sampled_from([0, "100us"]),
@@ -322,7 +322,7 @@ def test_a_careful_policy_never_preempts(name, config, shapes):
 @settings(deadline=None, max_examples=20)
 @given(CONFIGS, LOADS, st.integers(0, 1000))
 def test_memory_beyond_what_all_want_together_changes_nothing(name, config, shapes, more):
-    roomy = config | {"kv_tokens": 6000, "max_batched_tokens": 80}
+    roomy = config | {"kv_tokens": 6000, "max_num_batched_tokens": 80}
     times = [
         serve(engine(name, **roomy | {"kv_tokens": tokens}), shapes, together=True)
         for tokens in (6000, 6000 + more)

@@ -100,7 +100,7 @@ def test_a_prefix_is_computed_once_where_the_router_heeds_it():
 
 
 def test_a_replica_with_far_more_requests_loses_its_prefixes():
-    fleet = [engine(max_sequences=1), engine(max_sequences=1)]
+    fleet = [engine(max_num_seqs=1), engine(max_num_seqs=1)]
     groups = {"groups": [3] * 100, "router": "prefix_aware"}
     replay(fleet, [10] * 100, [50] * 100, arrivals_s=[0.0] * 100, **groups)
     assert min(target.totals.finished for target in fleet) > 30
@@ -141,7 +141,7 @@ def test_steps_taken_together_change_no_time_of_a_fleet(name, seed, replicas, ro
     prompts, answers = rng.integers(1, 60, 40), rng.integers(1, 40, 40)
     load = {"users": 9} if closed else {"arrivals_s": np.cumsum(rng.exponential(0.02, 40))}
     groups = rng.integers(-1, 3, 40)
-    config = EngineConfig(step="1ms", kv_tokens=400, max_sequences=6, max_batched_tokens=50)
+    config = EngineConfig(step="1ms", kv_tokens=400, max_num_seqs=6, max_num_batched_tokens=50)
     results = [
         replay(
             [kind(config) for _ in range(replicas)],

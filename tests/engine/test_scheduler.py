@@ -75,8 +75,8 @@ def test_equal_requests_go_in_one_batch():
     assert taken[-1].finished == works
 
 
-def test_a_request_beyond_max_sequences_waits_for_a_seat():
-    target = engine(max_sequences=2)
+def test_a_request_beyond_max_num_seqs_waits_for_a_seat():
+    target = engine(max_num_seqs=2)
     works = [Work(prompt, tokens) for prompt, tokens in zip(prompts(3, 4), (2, 5, 1), strict=True)]
     for work in works:
         target.submit(work)
@@ -89,7 +89,7 @@ def test_a_request_beyond_max_sequences_waits_for_a_seat():
 
 
 def test_a_long_prompt_is_computed_in_chunks_beside_the_decodes():
-    target = engine(max_batched_tokens=8, max_sequences=4)
+    target = engine(max_num_batched_tokens=8, max_num_seqs=4)
     short, long = Work((1,), 9), Work(tuple(range(100, 120)), 2)
     target.submit(short)
     target.step()
@@ -211,7 +211,7 @@ def test_a_full_queue_turns_away():
         ((1,), 0, "at least one token"),
     ],
 )
-@pytest.mark.parametrize("limit", [{"kv_tokens": 64}, {"context_tokens": 64}])
+@pytest.mark.parametrize("limit", [{"kv_tokens": 64}, {"max_model_len": 64}])
 def test_what_can_never_be_served_is_refused(prompt, tokens, why, limit):
     target = engine(**limit)
     with pytest.raises(ValueError, match=why):
@@ -222,7 +222,7 @@ def test_what_can_never_be_served_is_refused(prompt, tokens, why, limit):
 
 
 def test_a_cancelled_request_gives_all_back_wherever_it_was():
-    target = engine(max_batched_tokens=8, max_sequences=2)
+    target = engine(max_num_batched_tokens=8, max_num_seqs=2)
     works = [Work((k,) * 20, 5) for k in range(3)]
     for work in works:
         target.submit(work)
@@ -240,8 +240,8 @@ CONFIGS = st.fixed_dictionaries(
     {
         "block_tokens": st.integers(1, 5),
         "kv_tokens": st.integers(30, 90),
-        "max_sequences": st.integers(1, 6),
-        "max_batched_tokens": st.integers(6, 30),
+        "max_num_seqs": st.integers(1, 6),
+        "max_num_batched_tokens": st.integers(6, 30),
         "max_waiting": st.none() | st.integers(1, 5),
         "prefix_cache": st.booleans(),
     }
@@ -280,8 +280,8 @@ def test_every_request_finishes_once_and_no_block_is_lost(config, shapes, unwant
         for work in taken_step.made:
             made[work] += 1
         finished.extend(taken_step.finished)
-        assert taken_step.prefill_tokens <= config["max_batched_tokens"]
-        assert taken_step.sequences <= config["max_sequences"]
+        assert taken_step.prefill_tokens <= config["max_num_batched_tokens"]
+        assert taken_step.sequences <= config["max_num_seqs"]
         assert taken_step.duration_fs == cost.step(taken_step)
         return True
 
@@ -326,7 +326,7 @@ def test_without_preemption_first_tokens_come_in_the_order_of_arrival(config, sh
 @given(CONFIGS, st.lists(SHAPES, max_size=20))
 def test_the_prefix_cache_saves_exactly_the_tokens_it_holds(config, shapes):
     """Where no prompt is cut into chunks; there, a saved token may cost another request a step."""
-    roomy = {"kv_tokens": 10_000, "max_waiting": None, "max_batched_tokens": 10_000}
+    roomy = {"kv_tokens": 10_000, "max_waiting": None, "max_num_batched_tokens": 10_000}
     total_s = []
     for cached in (False, True):
         target = engine(**config | roomy | {"prefix_cache": cached})

@@ -102,7 +102,7 @@ def test_at_most_so_many_requests_are_in_flight_and_the_wait_is_said():
 
 
 def test_a_place_is_free_only_when_the_step_has_ended():
-    records = run(engine(max_sequences=1), due_at(0, 0, 26, 26), cap=3)
+    records = run(engine(max_num_seqs=1), due_at(0, 0, 26, 26), cap=3)
     assert [times_ms(record)[:2] for record in records] == [[0, 0], [0, 0], [26, 26], [26, 31]]
 
 
@@ -114,7 +114,7 @@ def test_what_the_cap_held_to_the_end_is_cancelled():
 
 
 def test_a_full_queue_fails_in_a_servers_words():
-    records = run(engine(max_waiting=2, max_sequences=1), due_at(0, 0, 0, 1))
+    records = run(engine(max_waiting=2, max_num_seqs=1), due_at(0, 0, 0, 1))
     assert [record.outcome for record in records] == [
         *("failed:server_error_event", "completed", "completed", "completed")
     ]
@@ -130,7 +130,7 @@ def test_a_full_queue_fails_in_a_servers_words():
 def test_a_full_queue_is_told_by_status_where_nothing_is_streamed_and_by_some_engines(
     settings, stream
 ):
-    target = engine(max_waiting=2, max_sequences=1, **settings)
+    target = engine(max_waiting=2, max_num_seqs=1, **settings)
     records = run(target, due_at(0, 0, 0, 1), stream=stream)
     assert (records[0].outcome, records[0].status) == ("failed:http_5xx", 503)
     words = "The engine is currently busy" if not settings else "the queue is full"
@@ -138,7 +138,7 @@ def test_a_full_queue_is_told_by_status_where_nothing_is_streamed_and_by_some_en
 
 
 def test_a_user_who_is_turned_away_asks_again():
-    target = engine(max_waiting=1, max_sequences=1)
+    target = engine(max_waiting=1, max_num_seqs=1)
     records = run(target, Closed(users=3), Limit(requests=60))
     assert len(records) == 60
     assert target.totals.turned_away == sum(not record.chunk_ns for record in records) > 0
@@ -180,7 +180,7 @@ def test_a_later_turn_follows_its_answer_and_repeats_it(offer):
 
 
 def test_a_session_ends_with_the_turn_that_fails():
-    target = engine(context_tokens=60)  # the second turn is too long
+    target = engine(max_model_len=60)  # the second turn is too long
     records = run(target, due_at(0), Limit(requests=3), Conversations())
     assert [(record.turn, record.outcome) for record in records] == [
         *((0, "completed"), (1, "failed:http_4xx"), (2, "cancelled"))
@@ -214,7 +214,7 @@ ENGINES = st.fixed_dictionaries(
     {
         "block_tokens": st.sampled_from([1, 4, 16]),
         "kv_tokens": st.sampled_from([150, 300, 10_000]),
-        "max_sequences": st.integers(1, 6),
+        "max_num_seqs": st.integers(1, 6),
         "max_waiting": st.none() | st.integers(1, 3),
         "prefix_cache": st.booleans(),
     }

@@ -105,7 +105,7 @@ def test_vllm_does_not_know_other_models_and_sglang_serves_them(client):
     assert client("sglang").ask(COMPLETIONS, ask).status == 200
 
 
-FULL = "step=30ms&max_sequences=1&max_waiting=1&model=tiny"
+FULL = "step=30ms&max_num_seqs=1&max_waiting=1&model=tiny"
 WAITING = {
     "vllm": "vllm:num_requests_waiting",
     "sglang": "sglang:num_queue_reqs",
@@ -136,7 +136,7 @@ def test_who_finds_the_queue_full_is_told_so_by_an_event_after_a_200_or_by_the_s
 
 @pytest.mark.parametrize("engine", ["lightllm", "llamacpp"])
 def test_the_queues_of_lightllm_and_llamacpp_have_no_limit(served, engine):
-    client = served(f"sim:{engine}?step=2ms&max_sequences=2&model=tiny")
+    client = served(f"sim:{engine}?step=2ms&max_num_seqs=2&model=tiny")
     started = [client.start(CHAT, an_ask(CHAT)) for _ in range(24)]
     until(lambda: client.metrics()[WAITING[engine]] > 0, "some wait")
     answers = [finish(connection, CHAT, an_ask(CHAT)) for connection in started]

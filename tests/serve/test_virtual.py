@@ -29,7 +29,7 @@ def figures(target, tmp_path, **options):
     [
         ("sim:vllm?step=20ms", {"load": ["users:8"], "requests": 200}),
         ("sim:vllm?step=20ms", {"load": ["poisson:25"], "requests": 400}),
-        ("sim:vllm?step=20ms&max_sequences=4", {"load": ["users:8"], "requests": 48}),
+        ("sim:vllm?step=20ms&max_num_seqs=4", {"load": ["users:8"], "requests": 48}),
         ("sim:vllm?step=20ms&kv_tokens=640", {"load": ["users:8"], "requests": 200}),
         (
             "sim:vllm?step=20ms",

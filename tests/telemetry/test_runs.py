@@ -61,7 +61,7 @@ def test_the_page_of_each_engine_that_is_imitated_is_told_whole_and_counts_as_th
 def test_a_simulated_engine_tells_of_itself_as_a_real_one_does(tmp_path):
     evidence = measured(
         tmp_path,
-        target=["sim:vllm?kv_tokens=1024&max_sequences=8"],
+        target=["sim:vllm?kv_tokens=1024&max_num_seqs=8"],
         load=["poisson:12", "users:16"],
         requests=400,
         output_tokens="64",

@@ -27,98 +27,122 @@ BUSY = {
 
 SCHEME = "sim:"
 
-_LEAST = {"max_waiting": 1, "context_tokens": 2}
+_POLICIES = {"tgi": "tgi-1.0", "lightllm": "lightllm-2023", "llamacpp": "vllm"}
+"""Whose scheduler an engine has that is not named like its own."""
+_WIRES = {"tgi-1.0": "tgi", "lightllm-2023": "lightllm"}
+COSTS = {"step": "8ms", "prefill": "85us", "sequence": "20us", "context": "90ns"}
+"""What a step takes where no GPU is named: about an 8B model on an A100."""
+
+_LEAST = {"max_waiting": 1, "max_model_len": 2}
 """The least value of a setting that is a number, where it is not 1."""
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Settings of one engine. Costs are seconds, or texts such as '8ms'."""
+    """Settings of engines alike. Costs are seconds, or texts such as '8ms'.
+
+    What is None follows from the engine, the model and the GPU (`deployment.py`).
+    """
 
     engine: str = "vllm"
-    """Whom it imitates."""
+    """Whose scheduler it has, and whom it imitates."""
     model: str = "servescope-sim"
-    step: float | str = "8ms"
-    """Each step costs this."""
-    prefill: float | str = "85us"
+    """With a GPU, one of the catalogue or a path to a config.json; without, just a name."""
+    gpu: str | None = None
+    """One of the catalogue: then costs and memory are those of the model on it."""
+    tp: int = 1
+    """GPUs that share each layer."""
+    pp: int = 1
+    """Pipeline stages."""
+    nodes: int = 1
+    """Machines that the GPUs of a replica are spread over."""
+    replicas: int = 1
+    router: str = "round_robin"
+    dtype: str = "fp16"
+    """Of the weights: fp16, bf16, fp8, int8, int4 (AWQ, GPTQ)."""
+    kv_dtype: str = "fp16"
+    memory_utilization: float = 0.9
+    """The share of a GPU's memory that the engine may use."""
+    calibration: str | None = None
+    """A file that `servescope calibrate` wrote: its constants stand for those of the catalogue."""
+    step: float | str | None = None
+    """Without a GPU, each step costs this."""
+    prefill: float | str | None = None
     """And this for each prompt token computed in it."""
-    sequence: float | str = "20us"
+    sequence: float | str | None = None
     """And this for each sequence of the batch."""
-    context: float | str = "90ns"
+    context: float | str | None = None
     """And this for each token of context that the batch attends to."""
-    kv_tokens: int = 262144
-    block_tokens: int = 16
-    max_sequences: int = 256
-    max_batched_tokens: int = 8192
+    kv_tokens: int | None = None
+    """Tokens that the KV cache holds; of a GPU, what its memory has room for."""
+    block_tokens: int | None = None
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
     max_waiting: int | None = None
     """A request that finds so many waiting is turned away; None: the queue has no limit."""
-    context_tokens: int = 32768
+    max_model_len: int | None = None
     """The longest prompt and answer together."""
-    prefix_cache: bool = True
+    prefix_cache: bool | None = None
     turnaround: float | str = "500us"
     """In virtual time the way from a client to the engine and back takes this, half of it each way.
     Without it, a closed loop would just catch the step that a real one just misses."""
 
     def __post_init__(self) -> None:
-        if self.engine not in ENGINES:
-            raise ValueError(f"want {one_of(self.engine, ENGINES)}, not {self.engine}")
+        if self.engine not in (known := names()):
+            raise ValueError(f"want {one_of(self.engine, known)}, not {self.engine}")
         for name in ("step", "turnaround"):
-            if not _seconds(name, getattr(self, name)):
+            said = getattr(self, name)
+            if said is not None and not _seconds(name, said):
                 raise ValueError(f"want {name} above 0, such as {name}=500us")
-        for name in ("prefill", "sequence", "context"):
-            _seconds(name, getattr(self, name))
+        for name in COSTS:
+            if getattr(self, name) is not None:
+                _seconds(name, getattr(self, name))
+                if self.gpu is not None:
+                    raise ValueError(f"want no {name} with a gpu: its steps cost what they cost")
         for field in msgspec.structs.fields(self):
             value, least = getattr(self, field.name), _LEAST.get(field.name, 1)
             if type(value) is int and int in _kinds(field.type) and value < least:
                 raise ValueError(f"want {field.name} to be {least} or more, not {value}")
-        if self.kv_tokens < self.block_tokens:
+        if not 0 < self.memory_utilization <= 1:
+            raise ValueError(f"want memory_utilization in (0, 1], not {self.memory_utilization}")
+        if self.kv_tokens is not None and self.kv_tokens < (self.block_tokens or 1):
             raise ValueError(f"want kv_tokens to hold a block of {self.block_tokens} tokens")
-        if self.max_batched_tokens < self.max_sequences:
-            want = f"want max_batched_tokens to be at least max_sequences ({self.max_sequences})"
-            raise ValueError(f"{want}: a step makes one token for each sequence")
 
     @property
-    def step_s(self) -> float:
-        """Seconds of a step before anything is in it."""
-        return _seconds("step", self.step)
+    def wire(self) -> str:
+        """Whom it imitates in its answers and in the names of its metrics: one of `ENGINES`."""
+        found = _WIRES.get(self.engine, self.engine)
+        return found if found in ENGINES else "vllm"
 
     @property
-    def prefill_s(self) -> float:
-        """Seconds a prompt token computed."""
-        return _seconds("prefill", self.prefill)
+    def policy(self) -> str:
+        """The name of its scheduler; llama.cpp's is taken to be like today's vLLM's."""
+        return _POLICIES.get(self.engine, self.engine)
 
-    @property
-    def sequence_s(self) -> float:
-        """Seconds a sequence in the batch."""
-        return _seconds("sequence", self.sequence)
-
-    @property
-    def context_s(self) -> float:
-        """Seconds a token of context attended to."""
-        return _seconds("context", self.context)
+    def cost_s(self, name: str) -> float:
+        """One of `COSTS` in seconds."""
+        said = getattr(self, name)
+        return _seconds(name, COSTS[name] if said is None else said)
 
     @property
     def turnaround_s(self) -> float:
         """Seconds to the engine and back."""
         return _seconds("turnaround", self.turnaround)
 
-    @property
-    def kv_blocks(self) -> int:
-        """Blocks of the KV cache."""
-        return self.kv_tokens // self.block_tokens
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest prompt and answer that can ever be served."""
-        return min(self.context_tokens, self.kv_blocks * self.block_tokens)
-
     def __str__(self) -> str:
         """As the user would write it: `sim:vllm?step=5ms`, with what is not the default."""
         said = [
-            f"{field.name}={quote(_text(getattr(self, field.name)), safe=':/')}"
+            f"{field.name}={quote(_text(field.name, getattr(self, field.name)), safe=':/')}"
             for field in msgspec.structs.fields(self)
             if field.name != "engine" and getattr(self, field.name) != field.default
         ]
         return SCHEME + "?".join([self.engine, *filter(None, ["&".join(said)])])
+
+
+def names() -> list[str]:
+    """Engines that there are."""
+    from servescope.engine.policies import policies  # noqa: PLC0415 (they import this)
+
+    return sorted({*policies(), *_POLICIES})
 
 
 def parse(field: str, text: str) -> EngineConfig:
@@ -140,7 +164,8 @@ def parse(field: str, text: str) -> EngineConfig:
         try:
             settings[key] = msgspec.convert(unquote(value), kinds[key], strict=False)
         except msgspec.ValidationError:
-            want = "true or false" if bool in _kinds(kinds[key]) else "a whole number"
+            asked = {bool: "true or false", int: "a whole number", float: "a number"}
+            want = next(word for kind, word in asked.items() if kind in _kinds(kinds[key]))
             raise BadInput(field, part, f"want {key} to be {want}") from None
     try:
         return EngineConfig(**settings)
@@ -164,7 +189,7 @@ def _kinds(kind: Any) -> tuple[Any, ...]:  # noqa: ANN401 (a type, or a union of
     return kind.__args__ if isinstance(kind, types.UnionType) else (kind,)
 
 
-def _text(value: object) -> str:
+def _text(name: str, value: object) -> str:
     if isinstance(value, float):  # without an exponent
-        return f"{Decimal(repr(value)):f}s"
+        return f"{Decimal(repr(value)):f}" + "s" * (name in COSTS or name == "turnaround")
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -36,7 +36,7 @@ class LinearCost:
     @classmethod
     def of(cls, config: EngineConfig) -> Self:
         """The constants of an engine."""
-        return cls(config.step_s, config.prefill_s, config.sequence_s, config.context_s)
+        return cls(*(config.cost_s(name) for name in ("step", "prefill", "sequence", "context")))
 
     def step(self, batch: Step) -> int:
         """As `Cost` has it."""

@@ -31,7 +31,7 @@ class Readings:
     def __init__(self, engine: Engine, start_ns: int, keep: Keep) -> None:
         """`start_ns` is when the stage began, in the run's time; `keep` is given each reading."""
         self._engine, self._start_ns, self._keep = engine, start_ns, keep
-        self._room = engine.config.kv_blocks * engine.config.block_tokens
+        self._room = engine.kv.capacity * engine.block_tokens
         self._last: tuple[float, ...] = (-1.0,) * len(NAMES)
         self.due_ns = 0
         """When the next reading is due: at the first end of a step then or later."""

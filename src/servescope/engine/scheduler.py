@@ -27,6 +27,10 @@ FOREVER = 1 << 80
 """More femtoseconds than any simulation has."""
 
 
+KV_TOKENS = 262144
+"""Where neither settings nor a GPU's memory say how many there are."""
+
+
 @dataclass(slots=True)
 class Totals:
     """Counters since the engine was made."""
@@ -55,10 +59,12 @@ class Engine:
 
     name = ""
     """What the policy is called; without one, it is none."""
-    max_sequences = 256
+    max_num_seqs = 256
     """Requests in the batch at most."""
-    max_batched_tokens = 8192
+    max_num_batched_tokens = 8192
     """Tokens that a step computes at most."""
+    max_model_len = 32768
+    """Tokens of the longest prompt and answer."""
     block_tokens = 16
     caches_prefixes = True
     """Whether it has a prefix cache at all."""
@@ -70,13 +76,14 @@ class Engine:
     def __init__(self, config: EngineConfig, cost: Cost | None = None) -> None:
         self.config, self.totals = config, Totals()
         self.cost: Cost = cost or LinearCost.of(config)
-        self.max_sequences = config.max_sequences or self.max_sequences
-        self.max_batched_tokens = config.max_batched_tokens or self.max_batched_tokens
+        self.max_num_seqs = config.max_num_seqs or self.max_num_seqs
+        self.max_num_batched_tokens = config.max_num_batched_tokens or self.max_num_batched_tokens
         self.block_tokens = config.block_tokens or self.block_tokens
-        cached = config.prefix_cache and self.caches_prefixes
-        blocks = config.kv_tokens // self.block_tokens
+        self.max_model_len = config.max_model_len or self.max_model_len
+        cached = config.prefix_cache is not False and self.caches_prefixes
+        blocks = (config.kv_tokens or KV_TOKENS) // self.block_tokens
         self.kv = BlockPool(blocks, self.block_tokens, prefix_cache=cached)
-        self.longest = min(config.context_tokens, blocks * self.block_tokens)
+        self.longest = min(self.max_model_len, blocks * self.block_tokens)
         """Tokens of the longest prompt and answer that can ever be served."""
         self.queue: OrderedDict[Work, None] = OrderedDict()
         self.batch: dict[Work, None] = {}

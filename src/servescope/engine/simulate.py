@@ -172,7 +172,7 @@ class _Stage:
                 return None
         except ValueError as error:
             return self._refused(asked, "http_4xx", 400, str(error))
-        words = BUSY.get(self.engine.config.engine)
+        words = BUSY.get(self.engine.config.wire)
         if self.stream and words is not None:
             return self._refused(asked, "server_error_event", 200, words)
         return self._refused(asked, "http_5xx", 503, words or "the queue is full")
@@ -208,7 +208,7 @@ class _Stage:
         record.chunk_ns = [at[0], *(b - a for a, b in pairwise(at))]
         record.chunk_tokens = 1
         record.input_tokens, record.output_tokens = work.prompt_tokens, work.made
-        if self.engine.config.prefix_cache:
+        if self.engine.kv.prefix_cache:
             record.cached_tokens = work.cached_tokens
         record.count_source, record.finish_reason = "server", "length"
         record.answer_sha256, record.answer_bytes = _digest(answer.encode())

@@ -16,7 +16,7 @@ import msgspec
 
 from servescope.engine import Step, Work
 from servescope.engine.config import BUSY, EngineConfig
-from servescope.engine.policies.vllm import Vllm
+from servescope.engine.deployment import Deployment, deploy
 from servescope.engine.tokenizer import prompt_tokens, voice, voice_ids
 from servescope.protocols import Ask, ProtocolFault, Renderer, Reply, WireProtocol, known
 from servescope.serve import pages
@@ -44,13 +44,13 @@ class App:
 
     def __init__(self, config: EngineConfig, *, hosts: frozenset[str], token: str | None) -> None:
         """`hosts`: the names it may be asked by, none for any; `token`: the key it wants."""
-        self.config = config
-        self.tally = Tally(bounds(config))
-        self.realtime = RealTime(Vllm(config), self._begin, self._step)
-        self._state = State(config, self.realtime, self.tally)
+        self.config = deployment = deploy(config)
+        self.tally = Tally(bounds(deployment))
+        self.realtime = RealTime(deployment.engine(), self._begin, self._step)
+        self._state = State(deployment, self.realtime, self.tally)
         self._hosts, self._token = hosts, token
-        self._pages = pages.routes(config.engine)
-        self._wires = _wires(config.engine)
+        self._pages = pages.routes(config.wire)
+        self._wires = _wires(config.wire)
         self._paths = {path for _, path in self._pages} | set(self._wires)
         self.numbers = count()
         """Of generations: what the model says depends on it."""
@@ -74,7 +74,7 @@ class App:
         elif request.path in self._paths:
             self._fail(connection, 405, "Method Not Allowed")
         else:
-            missing = "File Not Found" if self.config.engine == "llamacpp" else "Not Found"
+            missing = "File Not Found" if self.config.wire == "llamacpp" else "Not Found"
             self._fail(connection, 404, missing)
 
     def _forbidden(self, request: Request) -> tuple[int, str] | None:
@@ -91,7 +91,7 @@ class App:
 
     def _fail(self, connection: Connection, status: int, message: str) -> None:
         more = [b"www-authenticate: Bearer"] if status == 401 else []
-        connection.whole(status, pages.error(self.config.engine, status, message), JSON, *more)
+        connection.whole(status, pages.error(self.config.wire, status, message), JSON, *more)
 
     def _show(self, page: pages.Page, request: Request, connection: Connection) -> None:
         try:
@@ -122,7 +122,7 @@ class App:
     def _submit(self, generation: _Generation) -> None:
         wire, ask, connection = generation.wire, generation.ask, generation.connection
         work, config = generation.work, self.config
-        if config.engine == "vllm" and ask.model not in ("", config.model):
+        if config.wire == "vllm" and ask.model not in ("", config.model):
             message = f"The model `{ask.model}` does not exist. Valid aliases: {config.model}."
             self._refuse(wire, connection, 404, message)
             return
@@ -149,7 +149,7 @@ class App:
     def _turn_away(self, generation: _Generation) -> None:
         self.tally.turned_away += 1
         wire, connection = generation.wire, generation.connection
-        message = BUSY.get(self.config.engine)
+        message = BUSY.get(self.config.wire)
         if message is not None and generation.ask.stream:
             connection.begin(_kind(wire))
             connection.end(generation.new_renderer().error(wire.busy_with, message))
@@ -290,12 +290,12 @@ class _Generation:
         tally.preemptions.add(work.preemptions)
 
 
-def _too_long(work: Work, config: EngineConfig) -> str | None:
+def _too_long(work: Work, config: Deployment) -> str | None:
     """The imitated engine's words for what exceeds its context, where they are not the engine's."""
     prompt, output = len(work.prompt), work.output_tokens
-    if prompt + output <= config.longest or config.engine not in _TOO_LONG:
+    if prompt + output <= config.longest or config.wire not in _TOO_LONG:
         return None
-    return _TOO_LONG[config.engine].format(
+    return _TOO_LONG[config.wire].format(
         prompt=prompt, output=output, total=prompt + output, longest=config.longest
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from servescope.engine.config import EngineConfig
+from servescope.engine.deployment import Deployment
 from servescope.serve.metrics import Bounds, Family, Histogram, Labels, Requests, Tally, page
 from servescope.serve.realtime import RealTime
 
@@ -46,7 +46,7 @@ def _lengths(most: int) -> tuple[float, ...]:
 class State:
     """What there is to tell of a server."""
 
-    config: EngineConfig
+    config: Deployment
     realtime: RealTime
     tally: Tally
 
@@ -76,13 +76,13 @@ class State:
         return self.config.kv_blocks * self.config.block_tokens
 
 
-def bounds(config: EngineConfig) -> Bounds:
+def bounds(config: Deployment) -> Bounds:
     """The histogram bounds of the imitated engine."""
-    tokens = _lengths(config.context_tokens)
-    if config.engine in ("tgi", "lightllm"):
-        times = _powers(0.00015 if config.engine == "tgi" else 0.0015)
+    tokens = _lengths(config.max_model_len)
+    if config.wire in ("tgi", "lightllm"):
+        times = _powers(0.00015 if config.wire == "tgi" else 0.0015)
         return Bounds(times, times, times, times, times, tokens)
-    if config.engine == "sglang":
+    if config.wire == "sglang":
         e2e = (*_TENTHS, 600, 1200, 1800, 2400)
         return Bounds(_TENTHS, _SGLANG_ITL, _SGLANG_ITL, e2e, _SGLANG_QUEUE, tokens)
     return Bounds(_VLLM_TTFT, _VLLM_TOKEN, _VLLM_TOKEN, _VLLM_REQUEST, _VLLM_REQUEST, tokens)
@@ -90,7 +90,7 @@ def bounds(config: EngineConfig) -> Bounds:
 
 def metrics(state: State) -> bytes:
     """The page, in the imitated engine's names."""
-    families, labels = _ENGINES[state.config.engine]
+    families, labels = _ENGINES[state.config.wire]
     if labels:
         labels = {**labels, "model_name": state.config.model}
     about = "Time by which the simulation fell behind the clock and that it gave up."
@@ -157,7 +157,7 @@ def _vllm(state: State) -> Iterator[Family]:
         "block_size": config.block_tokens,
         "num_gpu_blocks": config.kv_blocks,
         "kv_cache_size_tokens": state.pool_tokens,
-        "kv_cache_max_concurrency": config.kv_tokens / config.context_tokens,
+        "kv_cache_max_concurrency": config.kv_tokens / config.max_model_len,
         "enable_prefix_caching": config.prefix_cache,
     }
     labels = {name: str(value) for name, value in cache.items()}
@@ -181,7 +181,7 @@ def _sglang(state: State) -> Iterator[Family]:
         "num_used_tokens": ("Used tokens.", used * pool_tokens),
         "max_total_num_tokens": ("Tokens in the KV cache pool.", pool_tokens),
         "page_size": ("KV cache page size in tokens.", config.block_tokens),
-        "context_len": ("Maximum context length.", config.context_tokens),
+        "context_len": ("Maximum context length.", config.max_model_len),
         "num_retracted_requests_total": ("Retracted requests.", totals.preemptions),
         "realtime_tokens_total": ("Tokens processed, by mode.", _each("mode", modes)),
         "queue_time_seconds": ("Queueing time.", tally.queue),

@@ -53,7 +53,7 @@ def error(engine: str, status: int, message: str) -> bytes:
 
 
 def _version(state: State) -> str:
-    return f"{VERSIONS[state.config.engine]}+servescope.{__version__}"
+    return f"{VERSIONS[state.config.wire]}+servescope.{__version__}"
 
 
 def _ids(body: bytes) -> tuple[int, ...]:
@@ -71,9 +71,9 @@ def _ids(body: bytes) -> tuple[int, ...]:
 
 
 def _health(state: State, _body: bytes) -> object:
-    if state.config.engine == "llamacpp":
+    if state.config.wire == "llamacpp":
         return {"status": "ok"}
-    return {"message": "Ok"} if state.config.engine == "lightllm" else b""
+    return {"message": "Ok"} if state.config.wire == "lightllm" else b""
 
 
 def _models(state: State, _body: bytes) -> object:
@@ -82,12 +82,12 @@ def _models(state: State, _body: bytes) -> object:
         "id": config.model,
         "object": "model",
         "created": _STARTED,
-        "owned_by": config.model if config.engine == "tgi" else config.engine,
+        "owned_by": config.model if config.wire == "tgi" else config.wire,
         "root": config.model,
         "parent": None,
         "max_model_len": config.longest,
     }
-    if config.engine == "llamacpp":
+    if config.wire == "llamacpp":
         entry["meta"] = {"n_ctx": config.longest}
     return {"object": "list", "data": [entry]}
 
@@ -99,14 +99,14 @@ def _tokenize(state: State, body: bytes) -> object:
 
 def _flush(state: State, _body: bytes) -> bytes:
     state.realtime.engine.flush_cache()
-    return b"" if state.config.engine == "vllm" else b"Cache flushed.\n"
+    return b"" if state.config.wire == "vllm" else b"Cache flushed.\n"
 
 
 def _info(state: State, _body: bytes) -> object:
     config = state.config
     return {
         "model_id": config.model,
-        "max_concurrent_requests": config.max_sequences + (config.max_waiting or 0),
+        "max_concurrent_requests": config.max_num_seqs + (config.max_waiting or 0),
         "max_input_tokens": config.longest - 1,
         "max_total_tokens": config.longest,
         "version": _version(state),
@@ -124,7 +124,7 @@ def _server_info(state: State, body: bytes) -> object:
         **_model_info(state, body),
         "context_length": config.longest,
         "max_total_num_tokens": state.pool_tokens,
-        "max_running_requests": config.max_sequences,
+        "max_running_requests": config.max_num_seqs,
         "max_queued_requests": config.max_waiting,
         "page_size": config.block_tokens,
         "disable_radix_cache": not config.prefix_cache,
@@ -148,7 +148,7 @@ def _props(state: State, _body: bytes) -> object:
     config = state.config
     return {
         "default_generation_settings": {"n_ctx": config.longest},
-        "total_slots": config.max_sequences,
+        "total_slots": config.max_num_seqs,
         "model_alias": config.model,
         "build_info": _version(state),
         "endpoint_metrics": True,

@@ -32,7 +32,7 @@ class LightLlm(Engine):
     """The router's loop."""
 
     name = "lightllm-2023"
-    max_sequences = 1000
+    max_num_seqs = 1000
     block_tokens = 1
     caches_prefixes = False
     since = 0
@@ -40,8 +40,8 @@ class LightLlm(Engine):
 
     def __init__(self, config: EngineConfig, cost: Cost | None = None) -> None:
         super().__init__(config, cost)
-        most = config.max_batched_tokens or max(config.kv_tokens // 6, config.context_tokens)
-        self.max_batched_tokens = most
+        if config.max_num_batched_tokens is None:
+            self.max_num_batched_tokens = max(self.kv.capacity // 6, self.max_model_len)
 
     def plan(self, batch: Step) -> bool:
         """Compute prompts if it is time and they fit, or else decode."""
@@ -64,7 +64,7 @@ class LightLlm(Engine):
         """Admit from the head of the queue what never exceeds the cache."""
         promised = sum([work.prompt_tokens + work.most_tokens for work in self.batch])
         futures: list[Future] = []
-        while self.queue and len(self.batch) < self.max_sequences:
+        while self.queue and len(self.batch) < self.max_num_seqs:
             work = next(iter(self.queue))
             promised += work.prompt_tokens + work.most_tokens
             if self.batch and promised >= self.kv.capacity * self.block_tokens:
@@ -76,7 +76,7 @@ class LightLlm(Engine):
                     return
                 insort(futures, mine)
             tokens = batch.prefill_tokens + work.total
-            if (batch.prompts and tokens > self.max_batched_tokens) or not self.admit(work):
+            if (batch.prompts and tokens > self.max_num_batched_tokens) or not self.admit(work):
                 return
             self.compute(batch, work, work.total)
 

@@ -39,7 +39,7 @@ class SgLang(Engine):
     """Prefill before decode, with retraction."""
 
     name = "sglang"
-    max_sequences = 2048
+    max_num_seqs = 2048
     block_tokens = 1
     share, since = INIT_SHARE, 0
     """The share, and the count of decode steps when it was set."""
@@ -54,7 +54,7 @@ class SgLang(Engine):
             self.full = FOREVER
             if not self.queue:
                 self.share, self.since = INIT_SHARE, self.decode_steps
-        left = self.max_batched_tokens
+        left = self.max_num_batched_tokens
         if self.cut is not None and self.cut in self.batch:
             left = self._compute_some(batch, self.cut, left)
         if self.queue and left > 0 and len(self.batch) < self.full:
@@ -72,7 +72,7 @@ class SgLang(Engine):
             if left <= 0:
                 return
             wanted = work.total - self.kv.find(work) * size + self._to_come(work)
-            fits = wanted < room and len(self.batch) < self.max_sequences
+            fits = wanted < room and len(self.batch) < self.max_num_seqs
             if not ((fits or not self.batch) and self.admit(work)):
                 self.full = len(self.batch)
                 return

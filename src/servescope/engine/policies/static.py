@@ -23,8 +23,8 @@ class Static(Engine):
     """One batch after the other."""
 
     name = "static"
-    max_sequences = 64
-    max_batched_tokens = FOREVER
+    max_num_seqs = 64
+    max_num_batched_tokens = FOREVER
     caches_prefixes = False
     reserves = True
     seats = 0
@@ -51,13 +51,13 @@ class Static(Engine):
 
     def _fill(self, batch: Step) -> None:
         prompt = answer = 0
-        while self.queue and len(self.batch) < self.max_sequences:
+        while self.queue and len(self.batch) < self.max_num_seqs:
             work = next(iter(self.queue))
             prompt = max(prompt, work.prompt_tokens)
             answer = max(answer, work.most_tokens)
             seats = len(self.batch) + 1
             padded = prompt * seats
-            too_long = padded > self.max_batched_tokens
+            too_long = padded > self.max_num_batched_tokens
             blocks = seats * -(-(prompt + answer) // self.block_tokens)
             if self.batch and (too_long or blocks > self.kv.capacity):
                 break

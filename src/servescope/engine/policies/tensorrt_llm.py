@@ -23,18 +23,18 @@ class TensorRtLlm(Engine):
     """Mixed steps of whole prompts, with all blocks reserved."""
 
     name = "tensorrt-llm"
-    max_sequences = 2048
-    max_batched_tokens = 8192
+    max_num_seqs = 2048
+    max_num_batched_tokens = 8192
     block_tokens = 32
     reserves = True
 
     def plan(self, batch: Step) -> bool:
         """Decode, and compute the prompts that fit beside."""
-        left = self.max_batched_tokens - self.decoding
-        while self.queue and len(self.batch) < self.max_sequences:
+        left = self.max_num_batched_tokens - self.decoding
+        while self.queue and len(self.batch) < self.max_num_seqs:
             work = next(iter(self.queue))
             tokens = work.total - self.kv.find(work) * self.block_tokens
-            alone = tokens > self.max_batched_tokens and not batch.prompts  # or it would never be
+            alone = tokens > self.max_num_batched_tokens and not batch.prompts  # or it would never be
             if (tokens > left and not alone) or not self.admit(work):
                 break
             self.compute(batch, work, tokens)

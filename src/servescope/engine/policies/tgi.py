@@ -27,8 +27,8 @@ class Tgi(Engine):
     """The router's loop: a batch of prompts, then decode steps until it may be joined."""
 
     name = "tgi-1.0"
-    max_sequences = FOREVER
-    max_batched_tokens = 4096
+    max_num_seqs = FOREVER
+    max_num_batched_tokens = 4096
     caches_prefixes = False
     reserves = True
     joined = False
@@ -61,7 +61,7 @@ class Tgi(Engine):
         """Those at the head of the queue that may be admitted together."""
         chosen: list[Work] = []
         size, left_blocks = self.block_tokens, self.kv.available
-        left_tokens, seats = self.max_batched_tokens, self.max_sequences - len(self.batch)
+        left_tokens, seats = self.max_num_batched_tokens, self.max_num_seqs - len(self.batch)
         for work in self.queue:
             prompt_blocks = -(-work.prompt_tokens // size)
             left_tokens -= prompt_blocks * size

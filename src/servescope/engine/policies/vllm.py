@@ -30,12 +30,12 @@ class Vllm(Engine):
     def plan(self, batch: Step) -> bool:
         """Decode, then go on with the prompt that was cut, then admit."""
         self.make_room(batch)
-        left = self.max_batched_tokens - self.decoding
+        left = self.max_num_batched_tokens - self.decoding
         if self.cut is not None and self.cut in self.batch:
             left = self._compute_some(batch, self.cut, left)
         if not batch.preempted:
             queue = self.queue
-            while queue and left > 0 and len(self.batch) < self.max_sequences:
+            while queue and left > 0 and len(self.batch) < self.max_num_seqs:
                 work = next(iter(queue))
                 if not self.admit(work):
                     break

@@ -30,7 +30,7 @@ class Vllm01(Engine):
     """v0.1.4: prompts stand one after the other in a batch of at most 2560 tokens."""
 
     name = "vllm-0.1"
-    max_batched_tokens = 2560
+    max_num_batched_tokens = 2560
     caches_prefixes = False
     pads = False
     """Whether prompts are padded to the longest of their batch."""
@@ -38,11 +38,11 @@ class Vllm01(Engine):
     def plan(self, batch: Step) -> bool:
         """Compute prompts if any may be admitted, or else decode."""
         longest = 0
-        while self.queue and len(self.batch) < self.max_sequences:
+        while self.queue and len(self.batch) < self.max_num_seqs:
             work = next(iter(self.queue))
             tokens = batch.prefill_tokens + work.total
             padded = max(longest, work.total) * (len(batch.prompts) + 1) if self.pads else tokens
-            over = padded > self.max_batched_tokens or padded - tokens > MAX_PADDING_TOKENS
+            over = padded > self.max_num_batched_tokens or padded - tokens > MAX_PADDING_TOKENS
             if over and batch.prompts:  # a prompt beyond the budget goes alone
                 break
             spare_blocks = int(WATERMARK * self.kv.capacity) if self.batch else 0
@@ -69,5 +69,5 @@ class Vllm02(Vllm01):
 
     def __init__(self, config: EngineConfig, cost: Cost | None = None) -> None:
         super().__init__(config, cost)
-        most = config.max_batched_tokens or max(config.context_tokens, 2048)
-        self.max_batched_tokens = most
+        if config.max_num_batched_tokens is None:
+            self.max_num_batched_tokens = max(self.max_model_len, 2048)

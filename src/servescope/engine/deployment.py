@@ -1,0 +1,84 @@
+"""Settings become engines: what follows from the model, the GPU and the engine's own defaults."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from servescope.engine.cost import LinearCost
+from servescope.engine.policies import policy
+from servescope.errors import BadInput
+
+if TYPE_CHECKING:
+    from servescope.engine.config import EngineConfig
+    from servescope.engine.cost import Cost
+    from servescope.engine.scheduler import Engine
+SEQUENCES = 256
+"""In a batch at most, when memory is set aside for activations."""
+
+
+class Deployment:
+    """Engines alike that serve one model. What `config` left open is said by the attributes."""
+
+    def __init__(self, declared: EngineConfig, config: EngineConfig, cost: Cost) -> None:
+        self.declared, self.cost, self._config = declared, cost, config
+        one = self.engine()
+        self.model, self.wire, self.max_waiting = config.model, config.wire, config.max_waiting
+        self.kv_blocks, self.block_tokens = one.kv.capacity, one.block_tokens
+        self.max_num_seqs, self.max_model_len = one.max_num_seqs, one.max_model_len
+        self.prefix_cache = one.kv.prefix_cache
+        self.longest = one.longest
+        """Tokens of the longest prompt and answer that can ever be served."""
+
+    def engine(self) -> Engine:
+        """One replica, fresh."""
+        return policy(self._config.policy)(self._config, self.cost)
+
+    def engines(self) -> list[Engine]:
+        """All replicas, fresh."""
+        return [self.engine() for _ in range(self._config.replicas)]
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens that the KV cache of a replica holds."""
+        return self.kv_blocks * self.block_tokens
+
+
+def deploy(config: EngineConfig) -> Deployment:
+    """Work out what settings leave open.
+
+    Raises BadInput where the catalogue lacks a name, or the model does not fit.
+    """
+    if config.gpu is None:
+        return Deployment(config, config, LinearCost.of(config))
+    from servescope import catalog  # noqa: PLC0415 (only where a GPU is named)
+    from servescope.engine.costs import Roofline, kv_tokens  # noqa: PLC0415
+
+    model, gpu, kind = catalog.model(config.model), catalog.gpu(config.gpu), policy(config.policy)
+    tp, pp, weights, kv_dtype = config.tp, config.pp, config.dtype, config.kv_dtype
+    overheads = catalog.engine(config.policy)
+    cost = Roofline(
+        model, gpu, overheads, weights=weights, kv_dtype=kv_dtype, tp=tp, pp=pp, nodes=config.nodes
+    )
+    tokens = config.max_num_batched_tokens or kind.max_num_batched_tokens
+    room = config.kv_tokens or kv_tokens(
+        model,
+        gpu.memory_bytes,
+        utilization=config.memory_utilization,
+        weights=weights,
+        kv_dtype=kv_dtype,
+        tp=tp,
+        pp=pp,
+        activation_bytes=model.activation_bytes(tokens, config.max_num_seqs or SEQUENCES, tp),
+    )
+    if room < (config.block_tokens or kind.block_tokens):
+        need, there = model.weight_bytes(weights, tp, pp) / 1e9, gpu.memory_bytes / 1e9
+        want = (
+            f"want more memory for {model.name}: its weights take {need:.1f} GB of each GPU's "
+            f"{there:.1f} GB, and nothing is left for the KV cache"
+        )
+        raise BadInput("gpu", config.gpu, want)
+    longest = config.max_model_len or model.context_tokens
+    concrete = msgspec.structs.replace(config, kv_tokens=room, max_model_len=longest)
+    return Deployment(config, concrete, cost)
