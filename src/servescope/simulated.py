@@ -43,7 +43,7 @@ class Simulated:
         self._plan, self._writer = plan, writer
         self._interrupt, self._watcher = interrupt, watcher
         deployment = deploy(config)
-        self._engine = deployment.engine()
+        self._engines, self._router = deployment.engines(), config.router
         overhead = len(prompt_tokens((Message("user", "a"),))) - len(tokenize("a"))
         ruler = replace(ruler_from_tokenizer(tokenize, TOKENIZER), overhead=overhead)
         check_context(plan, deployment.longest)
@@ -68,7 +68,8 @@ class Simulated:
 
     def flush_cache(self) -> str:
         """Empty the prefix cache."""
-        self._engine.flush_cache()
+        for engine in self._engines:
+            engine.flush_cache()
         return "simulated"
 
     def drive(self, stage: Stage, number: int, deal: Deal) -> Tally:
@@ -76,8 +77,9 @@ class Simulated:
         stage.start_ns = self._now_ns
         self._writer.write_manifest()
         records = simulate(
-            self._engine,
+            self._engines,
             deal,
+            router=self._router,
             first=stage.first_request,
             stage=number,
             start_ns=self._now_ns,

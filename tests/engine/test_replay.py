@@ -22,17 +22,21 @@ def engine(name="vllm", **settings):
     return policy(name)(EngineConfig(**{**costs, "turnaround": "1ms", **settings}))
 
 
+@pytest.mark.parametrize("replicas", [1, 3])
 @pytest.mark.parametrize("closed", [False, True])
-def test_replay_and_simulation_agree_to_the_nanosecond(closed):
+def test_replay_and_simulation_agree_to_the_nanosecond(closed, replicas):
     items = Single(lambda i: Item(prompt=(i,) * int(PROMPTS[i]), output_tokens=int(ANSWERS[i])))
     offer = Closed(users=25) if closed else Open(due_ns=TIMES_NS)
     deal = Deal(offer=offer, limit=Limit(requests=80), items=items, first_item=0)
-    target = engine(kv_tokens=3000, prefix_cache=False)
-    records = sorted(simulate(target, deal), key=lambda record: record.request)
+    room = {"kv_tokens": 3000 if replicas == 1 else 1000, "prefix_cache": False}
+    fleet, again = ([engine(**room) for _ in range(replicas)] for _ in range(2))
+    found = simulate(fleet, deal, router="least_loaded")
+    records = sorted(found, key=lambda record: record.request)
     load = {"users": 25} if closed else {"arrivals_s": TIMES_NS / 1e9}
-    replayed = replay(engine(kv_tokens=3000, prefix_cache=False), PROMPTS, ANSWERS, **load)
-    assert target.totals.preemptions > 0
-    assert replayed.totals == target.totals
+    replayed = replay(again, PROMPTS, ANSWERS, router="least_loaded", **load)
+    assert any(one.totals.preemptions for one in fleet)
+    assert [one.totals for one in again] == [one.totals for one in fleet]
+    assert replayed.totals.finished == 80
     for times_s, name in (
         (replayed.sent_s, "sent_ns"),
         (replayed.first_s, "first_output_ns"),

@@ -44,7 +44,7 @@ def due_at(*ms, rows=None):
 
 def run(target, offer, limit=None, items=ALONE, **more):
     deal = Deal(offer=offer, limit=limit or Limit(requests=10), items=items, first_item=0)
-    return list(simulate(target, deal, **more))
+    return list(simulate([target], deal, **more))
 
 
 def times_ms(record):
@@ -92,7 +92,7 @@ def test_no_request_of_a_closed_loop_starts_after_its_duration():
 
 def test_a_load_without_a_limit_is_simulated_as_far_as_it_is_read():
     endless = Deal(offer=Closed(users=4), limit=Limit(), items=ALONE, first_item=0)
-    assert len(list(islice(simulate(engine(), endless), 100))) == 100
+    assert len(list(islice(simulate([engine()], endless), 100))) == 100
 
 
 def test_at_most_so_many_requests_are_in_flight_and_the_wait_is_said():

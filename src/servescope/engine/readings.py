@@ -18,20 +18,25 @@ NAMES = (
     *("prefix_hit_tokens", "requests_finished", "steps"),
 )
 """Of the common vocabulary."""
+_COUNTED = (
+    *("prompt_tokens", "generation_tokens", "preemptions", "prefix_query_tokens"),
+    *("prefix_hit_tokens", "finished", "steps"),
+)
+"""The last of them as the engine calls them."""
 
 Keep = Callable[[Sequence[Sample]], None]
 
 
 class Readings:
-    """Reads an engine now and then in virtual time, during one stage.
+    """Reads engines together now and then in virtual time, during one stage.
 
     Only what changed is kept; a series holds its value until its next sample.
     """
 
-    def __init__(self, engine: Engine, start_ns: int, keep: Keep) -> None:
+    def __init__(self, engines: Sequence[Engine], start_ns: int, keep: Keep) -> None:
         """`start_ns` is when the stage began, in the run's time; `keep` is given each reading."""
-        self._engine, self._start_ns, self._keep = engine, start_ns, keep
-        self._room = engine.kv.capacity * engine.block_tokens
+        self._engines, self._start_ns, self._keep = engines, start_ns, keep
+        self._room = sum(one.kv.capacity * one.block_tokens for one in engines)
         self._last: tuple[float, ...] = (-1.0,) * len(NAMES)
         self.due_ns = 0
         """When the next reading is due: at the first end of a step then or later."""
@@ -39,20 +44,14 @@ class Readings:
         self.read(0, 0)
 
     def read(self, now_ns: int, running: int) -> None:
-        """Read the engine, whose last batch had `running` sequences."""
-        engine, totals, last = self._engine, self._engine.totals, self._last
+        """Read the engines, whose last batches had `running` sequences."""
+        engines, last = self._engines, self._last
         self._last = now = (
             running,
-            engine.waiting,
-            engine.kv_used_ratio,
+            sum([one.waiting for one in engines]),
+            sum([one.kv_used_ratio for one in engines]) / len(engines),
             self._room,
-            totals.prompt_tokens,
-            totals.generation_tokens,
-            totals.preemptions,
-            totals.prefix_query_tokens,
-            totals.prefix_hit_tokens,
-            totals.finished,
-            totals.steps,
+            *(sum([getattr(one.totals, name) for one in engines]) for name in _COUNTED),
         )
         t_ns = self._start_ns + now_ns
         samples = [Sample(t_ns=t_ns, source=SOURCE, name="up", value=1.0)]
@@ -67,7 +66,7 @@ class Readings:
         self.due_ns = (now_ns // self._every_ns + 1) * self._every_ns
 
     def idle(self, until_ns: int) -> None:
-        """The engine has had nothing to do since before the reading that is due."""
+        """The engines have had nothing to do since before the reading that is due."""
         self.read(self.due_ns, 0)
         if until_ns > self.due_ns:
             self.read((until_ns - 1) // self._every_ns * self._every_ns, 0)
@@ -75,4 +74,4 @@ class Readings:
     def end(self, now_ns: int) -> None:
         """The stage is over: everything is told once more."""
         self._last = (-1.0,) * len(NAMES)
-        self.read(now_ns, self._engine.running)
+        self.read(now_ns, sum(one.running for one in self._engines))

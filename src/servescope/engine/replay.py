@@ -18,25 +18,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from servescope.engine import FS, Work
+from servescope.engine.routers import ROUTERS
 from servescope.engine.scheduler import FOREVER, Engine, Totals
 from servescope.errors import BadInput
 from servescope.plugins import one_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
     from servescope.engine import Step
+    from servescope.engine.routers import Router
 
-    Router = Callable[[list[int], int], int]
-    """The replica for a request: by how many each has in flight, and by the request's group."""
 
 _ROWS = 4096
 """So many rows of the arrays become Python numbers at once."""
-_FAR_MORE = 32
-"""A replica with so many more in flight than another loses the requests of its prefixes to it: the
-default of `--balance-abs-threshold` of SGLang's router."""
 
 
 @dataclass(slots=True)
@@ -245,52 +242,6 @@ class _Loop:
                 self.loads[replica] -= len(step.finished)
                 if self.arrivals_s is None:
                     self.coming.extend([now_fs + 2 * self.half_fs] * len(step.finished))
-
-
-# --- routers --------------------------------------------------------------------------------------
-
-
-class RoundRobin:
-    """One after the other."""
-
-    def __init__(self) -> None:
-        self._next = 0
-
-    def __call__(self, loads: list[int], _group: int) -> int:
-        """The replica for a request."""
-        chosen, self._next = self._next, (self._next + 1) % len(loads)
-        return chosen
-
-
-class LeastLoaded:
-    """The one with the fewest requests, the first of equals."""
-
-    def __call__(self, loads: list[int], _group: int) -> int:
-        """The replica for a request."""
-        return loads.index(min(loads))
-
-
-class PrefixAware:
-    """The one that had this group last, unless it has far more requests than another."""
-
-    def __init__(self) -> None:
-        self._had: dict[int, int] = {}
-
-    def __call__(self, loads: list[int], group: int) -> int:
-        """The replica for a request."""
-        least = loads.index(min(loads))
-        chosen = self._had.get(group, least) if group >= 0 else least
-        if loads[chosen] - loads[least] > _FAR_MORE:
-            chosen = least
-        self._had[group] = chosen
-        return chosen
-
-
-ROUTERS: dict[str, Callable[[], Router]] = {
-    "round_robin": RoundRobin,
-    "least_loaded": LeastLoaded,
-    "prefix_aware": PrefixAware,
-}
 
 
 # --- columns --------------------------------------------------------------------------------------

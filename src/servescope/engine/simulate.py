@@ -7,26 +7,30 @@ is idle. What arrives during a step waits for its end; what arrives just then jo
 from __future__ import annotations
 
 import hashlib
+import heapq
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
 
 from servescope.deal import Deal, Dealt, not_sent
-from servescope.engine import FS, Step, Work
+from servescope.engine import Work
 from servescope.engine.arrivals import NEVER, Arrival, Arrivals
 from servescope.engine.config import BUSY
 from servescope.engine.readings import Keep, Readings
-from servescope.engine.scheduler import Engine
+from servescope.engine.replica import NS, Replica
+from servescope.engine.routers import ROUTERS, Router
+from servescope.engine.scheduler import FOREVER, Engine
 from servescope.engine.tokenizer import prompt_tokens, voice, voice_ids
 from servescope.protocols import messages_of
 from servescope.records import CANCELLED, Record
 
 
 def simulate(
-    engine: Engine,
+    engines: Sequence[Engine],
     deal: Deal,
     *,
+    router: str = "round_robin",
     first: int = 0,
     stage: int = 0,
     start_ns: int = 0,
@@ -40,10 +44,12 @@ def simulate(
     `first` is the index of its first request over the run and `start_ns` when it begins; an engine
     that served an earlier stage keeps its prefix cache. At most `cap` requests of an open load are
     in flight at once. A request that the engine does not take fails like one that a server refuses.
-    `keep` is given what the engine would tell of itself meanwhile.
+    `router` says which of several engines gets it. `keep` is given what they would tell of
+    themselves meanwhile.
     """
     return _Stage(
-        engine=engine,
+        engines=engines,
+        route=ROUTERS[router](),
         arrivals=Arrivals(deal),
         first=first,
         number=stage,
@@ -52,13 +58,11 @@ def simulate(
         end_ns=NEVER if deal.limit.duration_s is None else round(deal.limit.duration_s * 1e9),
         keep_text=keep_text,
         stream=stream,
-        readings=None if keep is None else Readings(engine, start_ns, keep),
+        readings=None if keep is None else Readings(engines, start_ns, keep),
     ).run()
 
-
-NS = FS // 10**9
-ENDS = 1 << 16
-"""So many ends of steps may be kept before it is seen which are needed."""
+PREFIX = 256
+"""Prompts that begin with the same so many tokens are of one group, for a router that heeds it."""
 
 
 @dataclass(kw_only=True)
@@ -69,7 +73,8 @@ class _Stage:
     tokens are seen half a turnaround after they were made.
     """
 
-    engine: Engine
+    engines: Sequence[Engine]
+    route: Router
     arrivals: Arrivals
     first: int
     number: int
@@ -85,50 +90,58 @@ class _Stage:
     """Requests that were sent and have not come to the engine."""
     slot_freed_ns: int = field(default=0, init=False)
     """When a request last ended while as many were in flight as may be."""
-    ends_ns: list[int] = field(default_factory=list, init=False)
-    """When the tokens of each decode step are seen, of those after the first `steps_before`."""
-    most_ends: int = field(default=ENDS, init=False)
+    due: list[tuple[int, int]] = field(default_factory=list, init=False)
+    """Heap of (when, which replica): when its step is over, or it is to begin one."""
 
     def __post_init__(self) -> None:
-        self.steps_before = self.engine.decode_steps
-        self._way_ns = max(1, round(self.engine.config.turnaround_s * 1e9) // 2)
+        self._way_ns = max(1, round(self.engines[0].config.turnaround_s * 1e9) // 2)
+        self.replicas = [Replica(engine, self._way_ns) for engine in self.engines]
+        self.loads = [0] * len(self.engines)
+        """Requests that each has."""
+        self.awake = [False] * len(self.engines)
 
     def run(self) -> Iterator[Record]:
-        """Let time go by: `now` is the engine's."""
-        now = ended = now_fs = 0
+        """Let time go by: `now` is the engines'."""
+        now = ended = 0
         readings = self.readings
         while self.busy or now < self.end_ns:
             self._send(now - self._way_ns + 1)
-            yield from self._take_in(now)
             come_ns = self._come_ns()
-            until_ns = come_ns if readings is None else min(come_ns, readings.due_ns)
-            step = self.engine.step(max(1, until_ns * NS - now_fs))
-            if step is None:
-                now, now_fs = come_ns, come_ns * NS
-                if readings is not None and readings.due_ns < now < self.end_ns:
+            if not self.due or come_ns * NS < self.due[0][0]:
+                now = come_ns
+                if not self.due and readings is not None and readings.due_ns < now < self.end_ns:
                     readings.idle(now)
+                yield from self._take_in(now)
                 continue
-            self._note(step, now_fs)
-            now_fs += step.duration_fs
-            now = ended = now_fs // NS
-            if readings is not None and now >= readings.due_ns:
-                readings.read(now, step.sequences)
-            seen_ns = now + self._way_ns
-            self._send(seen_ns)
-            for work in step.begun:
-                work.owner.token_ns.append(seen_ns)
-                work.owner.since = self.engine.decode_steps
-            for work in step.finished:
-                self._told(work.owner)
-                yield self._answered(work, seen_ns)
-                yield from self._lost(seen_ns)
-            if len(self.ends_ns) > self.most_ends:
-                self._forget()
+            now_fs, chosen = heapq.heappop(self.due)
+            replica = self.replicas[chosen]
+            if replica.step is not None:
+                now = ended = now_fs // NS
+                if readings is not None and now >= readings.due_ns:
+                    readings.read(now, sum(one.step.sequences for one in self.replicas if one.step))
+                self._send(now + self._way_ns)
+                for work in replica.over():
+                    self.loads[chosen] -= 1
+                    yield self._answered(work, now + self._way_ns)
+                    yield from self._lost(now + self._way_ns)
+                self._send(now - self._way_ns + 1)
+            yield from self._take_in(now)
+            over_fs = replica.begin(now_fs, self._until_fs(), self._come_ns() * NS)
+            if over_fs is not None:
+                heapq.heappush(self.due, (over_fs, chosen))
+            self.awake[chosen] = over_fs is not None
         if readings is not None:
             readings.end(ended)
         for dealt in self.arrivals.rest():
             why = not_sent(None if self.cap == NEVER else self.cap)
             yield self._cancelled(dealt, dealt.due_ns, f"not sent: {why}")
+
+    def _until_fs(self) -> int:
+        """When the engines are read, or the end of another one's step may bring a request."""
+        until_fs = FOREVER if self.readings is None else self.readings.due_ns * NS
+        if self.due:
+            until_fs = min(until_fs, self.due[0][0] + 2 * self._way_ns * NS)
+        return until_fs
 
     def _next_ns(self) -> int:
         """When the next request is sent, if the cap allows it."""
@@ -168,36 +181,20 @@ class _Stage:
         ids = prompt_tokens(messages_of(prompt) if isinstance(prompt, str) else prompt)
         work = Work(ids, tokens, asked, answer=voice_ids(self._index(asked.dealt), tokens))
         try:
-            if self.engine.submit(work):
+            chosen = self.route(self.loads, hash(ids[:PREFIX])) if len(self.engines) > 1 else 0
+            if self.engines[chosen].submit(work):
+                self.loads[chosen] += 1
+                if not self.awake[chosen]:
+                    self.awake[chosen] = True
+                    come_ns = asked.sent_ns + self._way_ns
+                    heapq.heappush(self.due, (come_ns * NS, chosen))
                 return None
         except ValueError as error:
             return self._refused(asked, "http_4xx", 400, str(error))
-        words = BUSY.get(self.engine.config.wire)
+        words = BUSY.get(self.engines[0].config.wire)
         if self.stream and words is not None:
             return self._refused(asked, "server_error_event", 200, words)
         return self._refused(asked, "http_5xx", 503, words or "the queue is full")
-
-    def _note(self, step: Step, begun_fs: int) -> None:
-        """When its tokens are seen, of those who decode."""
-        for work in step.preempted:
-            self._told(work.owner)
-        if step.decoding:
-            half = self._way_ns
-            self.ends_ns += [(begun_fs + fs) // NS + half for fs in step.ends_fs()]
-
-    def _told(self, asked: Arrival) -> None:
-        """It does not decode any more: note when it got its tokens."""
-        if asked.since >= 0:
-            asked.token_ns += self.ends_ns[asked.since - self.steps_before :]
-            asked.since = -1
-
-    def _forget(self) -> None:
-        """Let go of the ends of steps before all that are in flight."""
-        began = [work.owner.since for work in self.engine.batch if work.owner.since >= 0]
-        keep = min(began, default=self.engine.decode_steps)
-        del self.ends_ns[: keep - self.steps_before]
-        self.steps_before = keep
-        self.most_ends = max(ENDS, 2 * len(self.ends_ns))
 
     def _answered(self, work: Work, now: int) -> Record:
         asked: Arrival = work.owner
@@ -208,7 +205,7 @@ class _Stage:
         record.chunk_ns = [at[0], *(b - a for a, b in pairwise(at))]
         record.chunk_tokens = 1
         record.input_tokens, record.output_tokens = work.prompt_tokens, work.made
-        if self.engine.kv.prefix_cache:
+        if self.engines[0].kv.prefix_cache:
             record.cached_tokens = work.cached_tokens
         record.count_source, record.finish_reason = "server", "length"
         record.answer_sha256, record.answer_bytes = _digest(answer.encode())

@@ -18,6 +18,7 @@ from servescope.engine import Step, Work
 from servescope.engine.config import BUSY, EngineConfig
 from servescope.engine.deployment import Deployment, deploy
 from servescope.engine.tokenizer import prompt_tokens, voice, voice_ids
+from servescope.errors import BadInput
 from servescope.protocols import Ask, ProtocolFault, Renderer, Reply, WireProtocol, known
 from servescope.serve import pages
 from servescope.serve.exposition import State, bounds
@@ -44,6 +45,9 @@ class App:
 
     def __init__(self, config: EngineConfig, *, hosts: frozenset[str], token: str | None) -> None:
         """`hosts`: the names it may be asked by, none for any; `token`: the key it wants."""
+        if config.replicas > 1:
+            want = "want one replica: start several servers, and give a run all their URLs"
+            raise BadInput("SIM", config, want)
         self.config = deployment = deploy(config)
         self.tally = Tally(bounds(deployment))
         self.realtime = RealTime(deployment.engine(), self._begin, self._step)
