@@ -28,7 +28,7 @@ def test_replay_and_simulation_agree_to_the_nanosecond(closed, replicas):
     items = Single(lambda i: Item(prompt=(i,) * int(PROMPTS[i]), output_tokens=int(ANSWERS[i])))
     offer = Closed(users=25) if closed else Open(due_ns=TIMES_NS)
     deal = Deal(offer=offer, limit=Limit(requests=80), items=items, first_item=0)
-    room = {"kv_tokens": 3000 if replicas == 1 else 1000, "prefix_cache": False}
+    room = {"kv_tokens": 3000 if replicas == 1 else 500, "prefix_cache": False}
     fleet, again = ([engine(**room) for _ in range(replicas)] for _ in range(2))
     found = simulate(fleet, deal, router="least_loaded")
     records = sorted(found, key=lambda record: record.request)
