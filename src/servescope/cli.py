@@ -14,6 +14,7 @@ import click
 from servescope import __version__
 from servescope.cli_compare import compare
 from servescope.cli_doctor import doctor
+from servescope.cli_plan import calibrate, plan
 from servescope.cli_read import FORMATS, export, report, show, write_page
 from servescope.cli_selftest import selftest
 from servescope.cli_trial import declared
@@ -291,6 +292,8 @@ cli.add_command(export)
 cli.add_command(doctor)
 cli.add_command(selftest)
 cli.add_command(view)
+cli.add_command(plan)
+cli.add_command(calibrate)
 
 
 def main() -> None:

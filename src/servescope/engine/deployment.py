@@ -6,16 +6,20 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from servescope.engine.calibration import read
 from servescope.engine.cost import LinearCost
 from servescope.engine.policies import policy
 from servescope.errors import BadInput
 
 if TYPE_CHECKING:
+    from servescope.catalog import Gpu, Overheads
     from servescope.engine.config import EngineConfig
     from servescope.engine.cost import Cost
     from servescope.engine.scheduler import Engine
 SEQUENCES = 256
 """In a batch at most, when memory is set aside for activations."""
+TOKENS = 16384
+"""In a step at most then, where the policy has no limit."""
 
 
 class Deployment:
@@ -45,23 +49,41 @@ class Deployment:
         return self.kv_blocks * self.block_tokens
 
 
-def deploy(config: EngineConfig) -> Deployment:
+def settle(config: EngineConfig) -> EngineConfig:
+    """The settings with those of its calibration, if it has one; raises BadInput."""
+    return config if config.calibration is None else read(config.calibration).settled(config)
+
+
+def hardware(config: EngineConfig) -> tuple[Gpu, Overheads]:
+    """GPU and engine of the catalogue, with the constants of the calibration if there is one.
+
+    Raises BadInput where the catalogue lacks a name; for settings that name a GPU.
+    """
+    from servescope import catalog  # noqa: PLC0415 (only where a GPU is named)
+
+    found = catalog.gpu(config.gpu or ""), catalog.engine(config.policy)
+    return found if config.calibration is None else read(config.calibration).apply(*found)
+
+
+def deploy(declared: EngineConfig, on: tuple[Gpu, Overheads] | None = None) -> Deployment:
     """Work out what settings leave open.
 
-    Raises BadInput where the catalogue lacks a name, or the model does not fit.
+    `on` stands for what `hardware` finds. Raises BadInput where the catalogue lacks a name, or the
+    model does not fit.
     """
+    config = settle(declared)
     if config.gpu is None:
-        return Deployment(config, config, LinearCost.of(config))
+        return Deployment(declared, config, LinearCost.of(config))
     from servescope import catalog  # noqa: PLC0415 (only where a GPU is named)
     from servescope.engine.costs import Roofline, kv_tokens  # noqa: PLC0415
 
-    model, gpu, kind = catalog.model(config.model), catalog.gpu(config.gpu), policy(config.policy)
+    model, kind = catalog.model(config.model), policy(config.policy)
+    gpu, overheads = on or hardware(config)
     tp, pp, weights, kv_dtype = config.tp, config.pp, config.dtype, config.kv_dtype
-    overheads = catalog.engine(config.policy)
     cost = Roofline(
         model, gpu, overheads, weights=weights, kv_dtype=kv_dtype, tp=tp, pp=pp, nodes=config.nodes
     )
-    tokens = config.max_num_batched_tokens or kind.max_num_batched_tokens
+    tokens = config.max_num_batched_tokens or min(kind.max_num_batched_tokens, TOKENS)
     room = config.kv_tokens or kv_tokens(
         model,
         gpu.memory_bytes,
@@ -81,4 +103,4 @@ def deploy(config: EngineConfig) -> Deployment:
         raise BadInput("gpu", config.gpu, want)
     longest = config.max_model_len or model.context_tokens
     concrete = msgspec.structs.replace(config, kv_tokens=room, max_model_len=longest)
-    return Deployment(config, concrete, cost)
+    return Deployment(declared, concrete, cost)

@@ -1,0 +1,270 @@
+"""All questions about a deployment, asked together; and deployments side by side."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from servescope import __version__, catalog
+from servescope.engine.config import EngineConfig, parse
+from servescope.engine.deployment import deploy, hardware, settle
+from servescope.errors import BadInput
+from servescope.plan.cost import Cost, cost
+from servescope.plan.error_bars import ErrorBar, error_bar
+from servescope.plan.fleet import Fleet, Traffic, fleet
+from servescope.plan.memory import Memory, memory
+from servescope.plan.rate import Rate, highest_rate
+from servescope.plan.shares import Shares, shares
+from servescope.plan.size import Choice, choose
+from servescope.plan.workload import front_end_s, saturated
+from servescope.plugins import one_of
+
+if TYPE_CHECKING:
+    from servescope.goodput import Bound
+    from servescope.plan.workload import Workload
+
+UTILIZATIONS = (0.2, 0.4, 0.9)
+SIZES = (1, 2, 4, 8)
+_DRAWN = 2000
+"""Requests whose lengths are looked at."""
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be planned."""
+
+    config: EngineConfig
+    workload: Workload
+    sizes: tuple[int, ...] = ()
+    """Tensor-parallel sizes to choose from; none: those of `SIZES` that the model allows."""
+    bounds: tuple[Bound, ...] = ()
+    traffic: Traffic | None = None
+    context_tokens: int = 2048
+    price_per_gpu_hour: float | None = None
+    """None: the catalogue's."""
+
+
+class Setting(msgspec.Struct, frozen=True, kw_only=True):
+    """One memory utilisation."""
+
+    memory_utilization: float
+    memory: Memory
+    output_tokens_per_s: float | None
+    """When full; None where it does not fit."""
+    error: ErrorBar | None = None
+
+
+class Answers(msgspec.Struct, frozen=True, kw_only=True):
+    """All of them. What follows `choice` is for the size chosen; None where nothing fits."""
+
+    schema: int = 1
+    servescope: str = __version__
+    target: str
+    """As a `sim:` target."""
+    input_tokens: str
+    output_tokens: str
+    mean_input_tokens: float
+    mean_output_tokens: float
+    seed: int
+    slo: list[str]
+    choice: Choice
+    rate: Rate | None = None
+    """None without an SLO."""
+    fleet: Fleet | None = None
+    """None without traffic, or where not even one request at a time is served within the SLO."""
+    costs: list[Cost] = []
+    utilization: list[Setting] = []
+    shares: Shares | None = None
+    refused: float = 0.0
+    """The share of the requests that are longer than what it can ever serve; the answers are for
+    the others."""
+    longest: int | None = None
+    """Tokens of the longest prompt and answer together that it serves."""
+    latency_error: ErrorBar | None = None
+
+
+def answer(question: Question) -> Answers:
+    """Ask them all. Raises BadInput where a setting is wrong."""
+    config, workload, bounds = question.config, question.workload, question.bounds
+    sizes = sizes_of(question)
+    choice = choose(config, sizes, workload, bounds, question.context_tokens)
+    about: dict[str, Any] = {
+        "input_tokens": str(workload.inputs),
+        "output_tokens": str(workload.outputs),
+        "mean_input_tokens": workload.means[0],
+        "mean_output_tokens": workload.means[1],
+        "seed": workload.seed,
+        "slo": [bound.text for bound in bounds],
+        "choice": choice,
+    }
+    if choice.tp is None:
+        return Answers(target=str(config), **about)
+    config = msgspec.structs.replace(config, tp=choice.tp)
+    rate = highest_rate(config, workload, bounds) if bounds else None
+    traffic = question.traffic
+    hopeless = rate is not None and not rate.requests_per_s
+    needed = fleet(config, workload, traffic, bounds) if traffic and not hopeless else None
+    users = None
+    if traffic and needed and traffic.users:
+        users = -(-traffic.users // needed.replicas)
+    longest = deploy(config).longest
+    prompts, outputs = workload.draw(_DRAWN)
+    return Answers(
+        target=str(config),
+        refused=float((prompts + outputs > longest).mean()),
+        longest=longest,
+        rate=rate,
+        fleet=needed,
+        costs=_costs(question, config, rate, needed),
+        utilization=[] if settle(config).gpu is None else _utilizations(question, config),
+        shares=shares(config, workload, users),
+        latency_error=error_bar(config, "latency"),
+        **about,
+    )
+
+
+def sizes_of(question: Question) -> list[int]:
+    """The sizes to try. Raises BadInput where one asked for cannot be."""
+    settled = settle(question.config)
+    if settled.calibration is not None or settled.gpu is None:
+        wrong = [size for size in question.sizes if size != settled.tp]
+        if wrong:
+            raise BadInput("--tp", wrong[0], f"want {settled.tp}, that of the calibration")
+        return [settled.tp]
+    heads = catalog.model(settled.model).heads
+    wrong = [size for size in question.sizes if heads % size]
+    if wrong:
+        name = catalog.model(settled.model).name
+        raise BadInput("--tp", wrong[0], f"want a divisor of the {heads} heads of {name}")
+    return list(question.sizes) or [size for size in SIZES if not heads % size]
+
+
+def _costs(
+    question: Question, config: EngineConfig, rate: Rate | None, needed: Fleet | None
+) -> list[Cost]:
+    price = question.price_per_gpu_hour
+    if price is None:
+        if settle(config).gpu is None:
+            return []
+        price = hardware(settle(config))[0].price_per_hour
+    gpus, error = config.tp * config.pp, error_bar(config, "throughput")
+    one = msgspec.structs.replace(config, replicas=1)
+    full = saturated(
+        deploy(one), question.workload, front_end_s(config, question.workload.means[1])
+    )
+    tokens = (full.input_tokens_per_s, full.output_tokens_per_s)
+    found = [cost(price, gpus, *tokens, at="one replica, always full", error=error)]
+    if rate is not None and rate.requests_per_s:
+        slower = rate.requests_per_s / full.requests_per_s
+        at = "one replica, as much as the SLO allows"
+        found.append(cost(price, gpus, *(slower * rate for rate in tokens), at=at, error=error))
+    if needed is not None:
+        both = (needed.input_tokens_per_s, needed.output_tokens_per_s)
+        at = f"{needed.traffic} on {needed.replicas} replica{'s' * (needed.replicas > 1)}"
+        found.append(cost(price, needed.gpus, *both, at=at, error=error))
+    return found
+
+
+def _utilizations(question: Question, config: EngineConfig) -> list[Setting]:
+    asked = sorted({*UTILIZATIONS, settle(config).memory_utilization})
+    each = (msgspec.structs.replace(config, memory_utilization=share) for share in asked)
+    return [_setting(one, question) for one in each]
+
+
+def _setting(config: EngineConfig, question: Question) -> Setting:
+    held = memory(config, question.context_tokens)
+    served = None
+    if held.fits:
+        one = msgspec.structs.replace(config, replicas=1)
+        front_s = front_end_s(config, question.workload.means[1])
+        served = saturated(deploy(one), question.workload, front_s).output_tokens_per_s
+    return Setting(
+        memory_utilization=config.memory_utilization,
+        memory=held,
+        output_tokens_per_s=served,
+        error=error_bar(config, "throughput"),
+    )
+
+
+# --- side by side ---------------------------------------------------------------------------------
+
+
+class Side(msgspec.Struct, frozen=True, kw_only=True):
+    """One of several deployments."""
+
+    label: str
+    target: str
+    price_per_gpu_hour: float | None
+    fits: bool
+    tp: int | None
+    output_tokens_per_s: float | None = None
+    """Of one replica, when full."""
+    ratio: float | None = None
+    """Of that to the first side's."""
+    per_gpu: float | None = None
+    """Requests per second of one GPU: within the SLO if there is one."""
+    alone_tpot_s: float | None = None
+    kv_tokens: int | None = None
+    sequences: int | None = None
+    per_million_tokens: float | None = None
+    error: ErrorBar | None = None
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """Sides that differ in one setting."""
+
+    setting: str
+    sides: list[Side]
+
+
+def compare(question: Question, field: str, text: str) -> Comparison:
+    """Lay the values of 'SETTING=a,b' side by side; raises BadInput naming `field`."""
+    key, equals, values = text.partition("=")
+    known = ["engine", *(name for name in EngineConfig.__struct_fields__ if name != "engine")]
+    if key not in known or not equals or not all(values.split(",")):
+        raise BadInput(field, text, f"want SETTING=a,b with SETTING {one_of(key, known)}")
+    sides: list[Side] = []
+    for value in values.split(","):
+        sides.append(_side(question, field, key, value, sides[0] if sides else None))
+    return Comparison(setting=key, sides=sides)
+
+
+def _side(question: Question, field: str, key: str, value: str, first: Side | None) -> Side:
+    changed = EngineConfig(engine=value) if key == "engine" else parse(field, f"?{key}={value}")
+    own: dict[str, Any] = {key: getattr(changed, key)}
+    sizes = question.sizes
+    if key == "tp":
+        sizes = (changed.tp,)
+    config = msgspec.structs.replace(question.config, **own)
+    question = msgspec.structs.replace(question, config=config, sizes=sizes)
+    context, workload = question.context_tokens, question.workload
+    choice = choose(config, sizes_of(question), workload, question.bounds, context)
+    price = question.price_per_gpu_hour
+    if settle(config).gpu is not None and (price is None or key == "gpu"):
+        price = hardware(settle(config))[0].price_per_hour
+    about: dict[str, Any] = {
+        "label": f"{key}={value}",
+        "price_per_gpu_hour": price,
+        "tp": choice.tp,
+    }
+    if choice.tp is None:
+        return Side(target=str(config), fits=False, **about)
+    found = next(one for one in choice.sizes if one.tp == choice.tp)
+    per_hour = (price or 0.0) * found.gpus
+    served = found.slo_requests_per_s
+    busy = 1.0 if served is None else served / found.requests_per_s
+    tokens_per_s = (found.input_tokens_per_s + found.output_tokens_per_s) * busy
+    before = first.output_tokens_per_s if first else found.output_tokens_per_s
+    return Side(
+        target=str(msgspec.structs.replace(config, tp=choice.tp)),
+        fits=True,
+        output_tokens_per_s=found.output_tokens_per_s,
+        ratio=found.output_tokens_per_s / before if before else None,
+        per_gpu=found.per_gpu,
+        alone_tpot_s=found.alone_tpot_s,
+        kv_tokens=found.memory.kv_tokens,
+        sequences=found.memory.sequences,
+        per_million_tokens=per_hour / (tokens_per_s * 3600e-6) if per_hour * busy else None,
+        error=found.error,
+        **about,
+    )

@@ -1,0 +1,201 @@
+"""Constants of a deployment from runs that were measured on it.
+
+Linear costs are first read off the tokens' times (`observed.equations`). Then each stage's own
+requests, with their lengths and either their times or the users who sent them, are replayed; the
+constants are those that bring the simulated TTFT, TPOT and end-to-end times nearest to the measured
+ones. The distance is Huber's, of the logarithms of means and percentiles, so that a metric's unit
+does not matter and a few odd percentiles have little say.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from servescope import __version__
+from servescope.engine.calibration import Calibration, Residual
+from servescope.engine.config import COSTS, EngineConfig
+from servescope.engine.deployment import deploy, hardware
+from servescope.engine.replay import replay
+from servescope.errors import BadInput
+from servescope.plan.least import nearest
+from servescope.plan.observed import METRICS, Stage, equations
+from servescope.plan.workload import statistic
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from servescope.catalog import Gpu, Overheads
+    from servescope.engine.scheduler import Engine
+
+    Floats = NDArray[np.float64]
+
+STATISTICS = ("mean", "p50", "p90", "p95", "p99")
+"""That are reported."""
+_FITTED = ("mean", "p25", "p50", "p75", "p90")
+"""That constants are fitted to: beyond are few requests, and what else the machine did."""
+_LEAST = 1e-12
+_WAY_S = 1e-3
+"""To the engine and back, for a search to begin with."""
+
+
+def calibrate(config: EngineConfig, measured: Sequence[Stage], **origin: object) -> Calibration:
+    """Fit the constants: linear costs, or with a GPU those of its kernels and of the host.
+
+    `config` has the limits of the server's scheduler. Raises BadInput where it cannot serve what
+    was asked.
+    """
+    model = _OnGpu(config) if config.gpu is not None else _Linear(config, measured)
+
+    def distances(factors: Floats) -> Floats:
+        return _distances(model, factors, measured)
+
+    found = nearest(distances, len(model.names))
+    settings, constants = model.of(found.factors)
+    said = {
+        field.name: getattr(settings, field.name)
+        for field in msgspec.structs.fields(settings)
+        if getattr(settings, field.name) != field.default or field.name == "engine"
+    }
+    return Calibration(
+        settings=said,
+        constants=constants,
+        uncertainty=dict(zip(model.names, found.uncertainty.round(3).tolist(), strict=True)),
+        origin={
+            "servescope": __version__,
+            **origin,
+            "loads": list(dict.fromkeys(stage.load for stage in measured)),
+        },
+        residual=_rows(measured, _simulated(model, found.factors, measured)),
+    )
+
+
+def predict(config: EngineConfig, measured: Sequence[Stage]) -> list[Residual]:
+    """What a configuration makes of the requests of stages, beside what was measured."""
+    deployment = deploy(config)
+    values = [_replayed(deployment.engines(), stage, config.router) for stage in measured]
+    return _rows(measured, values)
+
+
+# --- from constants to times ----------------------------------------------------------------------
+
+
+class _Linear:
+    """Without a GPU: the four costs, and the way to the engine and back."""
+
+    names = (*COSTS, "turnaround")
+
+    def __init__(self, config: EngineConfig, measured: Sequence[Stage]) -> None:
+        self._config = config
+        work, seconds = equations(measured)
+        guess = np.median(seconds) / np.maximum(work.mean(axis=0), 1e-9) / 4
+        guess[-1] = _WAY_S
+        found = nearest(lambda factors: np.log(work @ (guess * factors) / seconds), len(guess))
+        self._start = guess * found.factors
+
+    def of(self, factors: Floats) -> tuple[EngineConfig, dict[str, float]]:
+        """The settings, and no constants beside them."""
+        values = np.maximum(self._start * factors, _LEAST)
+        seconds = {
+            name: float(f"{value:.6g}") for name, value in zip(self.names, values, strict=True)
+        }
+        return msgspec.structs.replace(self._config, **seconds), {}
+
+    def on(self, _constants: dict[str, float]) -> tuple[Gpu, Overheads] | None:
+        """No hardware."""
+        return None
+
+
+class _OnGpu:
+    """With a GPU: the share of its peaks that kernels reach, and the host's time."""
+
+    names = ("hbm", "compute", "step_s", "sequence_s", "turnaround")
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._config, (self._gpu, self._overheads) = config, hardware(config)
+        self._way_s = max(config.turnaround_s, _WAY_S)
+
+    def of(self, factors: Floats) -> tuple[EngineConfig, dict[str, float]]:
+        """The settings, and the constants that stand for the catalogue's."""
+        memory, compute, step, sequence, way = (float(factor) for factor in factors)
+        reach, host = self._gpu.efficiency, self._overheads
+        found = {
+            "hbm": reach.hbm * memory,
+            "decode_attention": reach.decode_attention * memory,
+            "compute": reach.compute * compute,
+            "prefill_attention": reach.prefill_attention * compute,
+            "step_s": max(host.step_s, 1e-3) * step,
+            "sequence_s": max(host.sequence_s, 1e-5) * sequence,
+        }
+        if reach.fp8_compute is not None:
+            found["fp8_compute"] = reach.fp8_compute * compute
+        constants = {name: float(f"{value:.6g}") for name, value in found.items()}
+        way_s = float(f"{self._way_s * way:.6g}")
+        return msgspec.structs.replace(self._config, turnaround=way_s), constants
+
+    def on(self, constants: dict[str, float]) -> tuple[Gpu, Overheads] | None:
+        """The hardware with such constants."""
+        return Calibration(settings={}, constants=constants).apply(self._gpu, self._overheads)
+
+
+def _simulated(
+    model: _Linear | _OnGpu, factors: Floats, measured: Sequence[Stage]
+) -> list[dict[str, Floats]]:
+    config, constants = model.of(factors)
+    deployment = deploy(config, model.on(constants))
+    return [_replayed(deployment.engines(), stage, config.router) for stage in measured]
+
+
+def _replayed(engines: Sequence[Engine], stage: Stage, router: str) -> dict[str, Floats]:
+    arrivals = stage.sent_s if stage.users is None else None
+    found = replay(
+        engines,
+        stage.prompts,
+        stage.outputs,
+        arrivals_s=arrivals,
+        users=stage.users,
+        router=router,
+    )
+    if np.isnan(found.end_s).any():
+        want = f"want settings under which all requests of {stage.load} can be served"
+        raise BadInput("--engine", engines[0].config, want)
+    tokens = stage.outputs
+    gaps = np.where(tokens > 1, (found.end_s - found.first_s) / np.maximum(tokens - 1, 1), np.nan)
+    ttft_s, e2e_s = found.first_s - found.sent_s, found.end_s - found.sent_s
+    return {"ttft_s": ttft_s, "tpot_s": gaps, "e2e_s": e2e_s}
+
+
+def _distances(model: _Linear | _OnGpu, factors: Floats, measured: Sequence[Stage]) -> Floats:
+    """ln(predicted / measured) of each metric and statistic of each stage."""
+    rows = _rows(measured, _simulated(model, factors, measured), _FITTED)
+    return np.array([np.log(row.predicted_s / row.measured_s) for row in rows])
+
+
+def _rows(
+    measured: Sequence[Stage],
+    simulated: Sequence[dict[str, Floats]],
+    statistics: Sequence[str] = STATISTICS,
+) -> list[Residual]:
+    """Stages with the same load are one sample."""
+    rows = []
+    for load in dict.fromkeys(stage.load for stage in measured):
+        same = [k for k, stage in enumerate(measured) if stage.load == load]
+        for metric in METRICS:
+            seen = np.concatenate([measured[k].measured[metric] for k in same])
+            values = np.concatenate([simulated[k][metric] for k in same])
+            rows += [
+                Residual(
+                    load=load,
+                    metric=metric,
+                    statistic=name,
+                    measured_s=statistic(seen, name),
+                    predicted_s=statistic(values, name),
+                )
+                for name in statistics
+                if statistic(seen, name) > 0
+            ]
+    return rows

@@ -1,0 +1,142 @@
+"""How many replicas, and GPUs, a given traffic needs."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from servescope.engine.deployment import deploy
+from servescope.errors import BadInput
+from servescope.plan.error_bars import ErrorBar, error_bar
+from servescope.plan.rate import Point, point
+from servescope.plan.workload import (
+    Served,
+    at_rate,
+    front_end_s,
+    requests_for,
+    saturated,
+    statistic,
+    with_users,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from servescope.engine.config import EngineConfig
+    from servescope.goodput import Bound
+    from servescope.plan.workload import Workload
+
+MOST_REPLICAS = 512
+_HEADROOM = 0.95
+"""Without an SLO, replicas are enough that are busy to this share of what they can."""
+
+
+class Traffic(msgspec.Struct, frozen=True, kw_only=True):
+    """Requests that come at a rate, or users that each wait for an answer before they ask again."""
+
+    rate: float | None = None
+    """Requests per second."""
+    users: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.users} users" if self.rate is None else f"{self.rate:g} requests/s"
+
+
+class Fleet(msgspec.Struct, frozen=True, kw_only=True):
+    """The fewest replicas that serve a traffic."""
+
+    traffic: Traffic
+    replicas: int
+    gpus: int
+    found: Point
+    """What they come to."""
+    load: float
+    """Of what they could answer, the share that they do."""
+    one_fewer: Point | None
+    """What one replica fewer comes to."""
+    cautious_replicas: int
+    """If each serves as little as the error bar allows."""
+    error: ErrorBar
+    input_tokens_per_s: float
+    output_tokens_per_s: float
+
+
+def fleet(
+    config: EngineConfig, workload: Workload, traffic: Traffic, bounds: Sequence[Bound]
+) -> Fleet:
+    """Search for the fewest replicas, in simulation. Raises BadInput where none are enough."""
+    search = _Search(config, workload, traffic, bounds)
+    count = search.fewest()
+    served = search.serve(count)
+    before = point(search.serve(count - 1), traffic.rate, bounds) if count > 1 else None
+    error = error_bar(config, "throughput")
+    return Fleet(
+        traffic=traffic,
+        replicas=count,
+        gpus=count * config.tp * config.pp,
+        found=point(served, traffic.rate, bounds),
+        load=served.requests_per_s / (search.full_per_s * count),
+        one_fewer=before,
+        cautious_replicas=math.ceil(count * (1 + error.p90)),
+        error=error,
+        input_tokens_per_s=served.input_tokens_per_s,
+        output_tokens_per_s=served.output_tokens_per_s,
+    )
+
+
+class _Search:
+    def __init__(
+        self,
+        config: EngineConfig,
+        workload: Workload,
+        traffic: Traffic,
+        bounds: Sequence[Bound],
+    ) -> None:
+        self._config = msgspec.structs.replace(config, replicas=1)
+        self._workload, self._traffic, self._bounds = workload, traffic, bounds
+        self._front_s = front_end_s(config, workload.means[1])
+        full = saturated(deploy(self._config), workload, self._front_s)
+        self.full_per_s = full.requests_per_s
+        self._stay_s = statistic(full.e2e_s, "mean")
+        self._served: dict[int, Served] = {}
+
+    def fewest(self) -> int:
+        """Doubled until they are enough, then bisected."""
+        least = 1
+        if self._traffic.rate is not None:
+            least = max(1, math.ceil(self._traffic.rate / self.full_per_s))
+        low, high = least - 1, least
+        while not self._enough(high):
+            low, high = high, 2 * high
+            if high > MOST_REPLICAS:
+                want = f"want a looser SLO or less traffic: {low} replicas are not enough"
+                raise BadInput("--rate", self._traffic, want)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._enough(middle) else (middle, high)
+        return high
+
+    def _enough(self, replicas: int) -> bool:
+        if self._bounds or self._traffic.rate is None:
+            return self.serve(replicas).missed(self._bounds) is None
+        return self._traffic.rate <= _HEADROOM * self.full_per_s * replicas
+
+    def serve(self, replicas: int) -> Served:
+        """What so many come to."""
+        if replicas not in self._served:
+            router = self._config.router
+            if router == "round_robin" and replicas > 1:
+                router = "least_loaded"
+            config = msgspec.structs.replace(self._config, replicas=replicas, router=router)
+            rate, users = self._traffic.rate, self._traffic.users
+            deployment = deploy(config)
+            if rate is not None:
+                in_flight = min(rate, self.full_per_s * replicas) * self._stay_s
+                requests = requests_for(in_flight)
+                found = at_rate(deployment, self._workload, rate, requests, self._front_s)
+            else:
+                found = with_users(deployment, self._workload, users or 1, self._front_s)
+            self._served[replicas] = found
+        return self._served[replicas]

@@ -1,0 +1,90 @@
+"""Does a model fit, and how many sequences does what it leaves hold?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from servescope import catalog
+from servescope.engine.costs import kv_tokens
+from servescope.engine.deployment import deploy, hardware, settle
+from servescope.errors import BadInput
+from servescope.plan.error_bars import ErrorBar, error_bar
+
+if TYPE_CHECKING:
+    from servescope.engine.config import EngineConfig
+
+
+class Memory(msgspec.Struct, frozen=True, kw_only=True):
+    """Of one replica; bytes are those of one GPU, the one that holds most."""
+
+    tp: int
+    gpus: int
+    fits: bool
+    why_not: str = ""
+    memory_bytes: float = 0.0
+    """As the driver reports it."""
+    weight_bytes: float = 0.0
+    kv_bytes: float = 0.0
+    """Left for the KV cache."""
+    kv_bytes_per_token: float = 0.0
+    kv_tokens: int = 0
+    context_tokens: int
+    sequences: int = 0
+    """Of `context_tokens` each, that the KV cache holds."""
+    max_num_seqs: int = 0
+    """That the engine has in a batch at most."""
+    theoretical_sequences: int = 0
+    """The same by memory as sold, all of it, with nothing beside the weights: an upper bound that
+    papers reckon with."""
+    error: ErrorBar | None = None
+    """Of `kv_tokens`."""
+
+
+def memory(config: EngineConfig, context_tokens: int) -> Memory:
+    """What one replica's memory holds."""
+    settled = settle(config)
+    gpus = settled.tp * settled.pp
+    about: dict[str, Any] = {"tp": settled.tp, "gpus": gpus, "context_tokens": context_tokens}
+    if settled.gpu is None:
+        found = deploy(config)
+        return Memory(
+            fits=True,
+            kv_tokens=found.kv_tokens,
+            sequences=found.kv_tokens // context_tokens,
+            max_num_seqs=found.max_num_seqs,
+            **about,
+        )
+    model, (gpu, _) = catalog.model(settled.model), hardware(settled)
+    weights, kv_dtype, split = settled.dtype, settled.kv_dtype, (settled.tp, settled.pp)
+    about |= {
+        "memory_bytes": gpu.memory_bytes,
+        "weight_bytes": model.weight_bytes(weights, *split),
+        "kv_bytes_per_token": model.kv_bytes_per_token(kv_dtype, *split),
+        "theoretical_sequences": kv_tokens(
+            model,
+            gpu.memory_gb * 1e9,
+            utilization=1.0,
+            weights=weights,
+            kv_dtype=kv_dtype,
+            tp=settled.tp,
+            pp=settled.pp,
+        )
+        // context_tokens,
+    }
+    try:
+        found = deploy(config)
+    except BadInput as error:
+        if error.field not in ("gpu", "tp"):
+            raise
+        return Memory(fits=False, why_not=error.want.rpartition(": ")[2], **about)
+    return Memory(
+        fits=True,
+        kv_bytes=found.kv_tokens * about["kv_bytes_per_token"],
+        kv_tokens=found.kv_tokens,
+        sequences=found.kv_tokens // context_tokens,
+        max_num_seqs=found.max_num_seqs,
+        error=error_bar(config, "kv_tokens"),
+        **about,
+    )

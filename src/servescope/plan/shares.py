@@ -1,0 +1,217 @@
+"""Where the time of a deployment goes, and what a better part of it would buy.
+
+Shares are of the time in steps: by phase, and by resource. Two of the limits are no part of a step
+and have a reading of their own: the KV cache keeps requests out of it, the front end stands before
+it. Where limits tie, shares mislead; the elasticity says by how many per cent throughput
+rises when one constant is one per cent better, by simulating again with it 10 % better.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+
+from servescope.engine.costs import Roofline
+from servescope.engine.deployment import deploy, hardware, settle
+from servescope.plan.error_bars import ErrorBar, error_bar
+from servescope.plan.workload import front_end_s, to_fill, with_users
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from servescope.catalog import Gpu, Overheads
+    from servescope.engine import Step
+    from servescope.engine.config import EngineConfig
+    from servescope.engine.scheduler import Engine
+    from servescope.plan.workload import Workload
+
+    On = tuple[Gpu, Overheads]
+
+BETTER = 1.1
+"""How much better a constant is made."""
+_FULL = 0.95
+"""Of the KV blocks held: then the KV cache is what keeps others waiting."""
+_LINEAR = ("step", "prefill", "sequence", "context")
+
+
+class Shares(msgspec.Struct, frozen=True, kw_only=True):
+    """Of one replica, with so many users."""
+
+    users: int
+    output_tokens_per_s: float
+    phases: dict[str, float]
+    """prefill and decode: shares of the time in steps. Of a step with both, prefill is what it
+    takes longer than its decodes alone."""
+    resources: dict[str, float]
+    """Likewise: compute, hbm_weights, hbm_kv, interconnect, host. Without a GPU: the constants."""
+    busy: float
+    """The share of all time that is in steps."""
+    kv_full: float
+    """The share of the time in steps in which requests wait and the KV cache is full."""
+    front_end: float
+    """The share of all time in which the front end is busy."""
+    elasticity: dict[str, float]
+    """By limit: compute, hbm_weights, hbm_kv, kv_capacity, interconnect (its bandwidth), host and
+    front_end. Without a GPU: the constants and kv_capacity."""
+    error: ErrorBar
+
+    @property
+    def limit(self) -> str:
+        """What throughput depends on most."""
+        return max(self.elasticity, key=lambda name: self.elasticity[name])
+
+
+def shares(config: EngineConfig, workload: Workload, users: int | None = None) -> Shares:
+    """Simulate a closed loop, by default one that keeps a replica full."""
+    config = msgspec.structs.replace(settle(config), replicas=1)
+    deployment = deploy(config)
+    users = users or to_fill(deployment, workload)
+    front_s, told = front_end_s(config, workload.means[1]), _Told(deployment.cost)
+    engine = cast("Engine", _Watched(deployment.engine(), told.note))
+    served = with_users(deployment, workload, users, front_s, engines=[engine])
+    whole = max(told.seconds, 1e-12)
+    return Shares(
+        users=users,
+        output_tokens_per_s=served.output_tokens_per_s,
+        phases={
+            "prefill": told.prefill_s / whole,
+            "decode": (told.seconds - told.prefill_s) / whole,
+        },
+        resources={name: spent / whole for name, spent in told.resources.items()},
+        busy=min(1.0, told.seconds / served.replayed.makespan_s),
+        kv_full=told.kv_full_s / whole,
+        front_end=min(1.0, served.requests_per_s * front_s),
+        elasticity=_elasticities(config, workload, users, served.output_tokens_per_s),
+        error=error_bar(config, "throughput"),
+    )
+
+
+class _Watched:
+    """An engine whose steps somebody is told of."""
+
+    def __init__(self, engine: Engine, note: Callable[[Engine, Step], None]) -> None:
+        self._engine, self._note = engine, note
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 (whatever an engine has)
+        return getattr(self._engine, name)
+
+    def step(self, until_fs: int, arrival_fs: int) -> Step | None:
+        step = self._engine.step(until_fs, arrival_fs)
+        if step is not None:
+            self._note(self._engine, step)
+        return step
+
+
+class _Told:
+    """Steps added up."""
+
+    def __init__(self, cost: object) -> None:
+        self._cost = cost
+        self.seconds = self.prefill_s = self.kv_full_s = 0.0
+        self.resources: dict[str, float] = {}
+
+    def note(self, engine: Engine, step: Step) -> None:
+        """One step, or several alike, whose context is that of the middle one."""
+        count, decoding = step.count, step.decoding + step.padding_sequences
+        context = step.context + decoding * (count + 1) / 2 if decoding else 0.0
+        self.seconds += step.duration_s
+        seats = engine.max_num_seqs - len(engine.batch)
+        if engine.queue and seats > 0 and engine.kv_used_ratio > _FULL:
+            self.kv_full_s += step.duration_s
+        if isinstance(self._cost, Roofline):
+            spent = self._roofline(self._cost, step, context)
+        else:
+            spent = self._linear(engine, step, context)
+        for name, seconds in spent.items():
+            self.resources[name] = self.resources.get(name, 0.0) + seconds
+
+    def _roofline(self, cost: Roofline, step: Step, context: float) -> dict[str, float]:
+        decoding = step.decoding + step.padding_sequences
+        if not step.prompts:
+            parts = cost.parts(decoding, decoding, 0, context, decoding).resources
+            scale = step.duration_s / sum(parts.values())
+            return {name: seconds * scale for name, seconds in parts.items()}
+        if decoding:
+            alone = cost.duration_s(decoding, decoding, 0, context, decoding)
+        self.prefill_s += step.duration_s - (alone if decoding else 0.0)
+        tokens = step.prefill_tokens + step.padding_tokens + decoding
+        sampled = len(step.begun) + decoding
+        parts = cost.parts(tokens, step.sequences, step.pairs, context, sampled).resources
+        scale = step.duration_s / sum(parts.values())
+        return {name: seconds * scale for name, seconds in parts.items()}
+
+    def _linear(self, engine: Engine, step: Step, context: float) -> dict[str, float]:
+        config, count = engine.config, step.count
+        unit = {name: config.cost_s(name) for name in _LINEAR}
+        attended = count * context + step.prompt_context
+        spent = {
+            "step": unit["step"] * count,
+            "prefill": unit["prefill"] * (step.prefill_tokens + step.padding_tokens),
+            "sequence": unit["sequence"] * step.sequences * count,
+            "context": unit["context"] * attended,
+        }
+        if step.prompts:
+            decoding = step.decoding
+            alone = unit["step"] + unit["sequence"] * decoding + unit["context"] * context
+            self.prefill_s += step.duration_s - (alone if decoding else 0.0)
+        return spent
+
+
+# --- elasticity -----------------------------------------------------------------------------------
+
+
+def _elasticities(
+    config: EngineConfig, workload: Workload, users: int, before: float
+) -> dict[str, float]:
+    """d ln throughput / d ln constant, with the same users and requests."""
+    outputs = workload.means[1]
+
+    def again(changed: EngineConfig, on: On | None = None) -> float:
+        front_s = front_end_s(changed, outputs, on[1] if on else None)
+        served = with_users(deploy(changed, on), workload, users, front_s)
+        return math.log(served.output_tokens_per_s / before) / math.log(BETTER)
+
+    tokens = deploy(config).kv_tokens
+    more = msgspec.structs.replace(config, kv_tokens=round(tokens * BETTER))
+    if config.gpu is None:
+        found = {
+            name: again(msgspec.structs.replace(config, **{name: config.cost_s(name) / BETTER}))
+            for name in _LINEAR
+        }
+        return found | {"kv_capacity": again(more)}
+    same = msgspec.structs.replace(config, kv_tokens=tokens)
+    found = {name: again(same, on) for name, on in _better(hardware(config)).items()}
+    return found | {"kv_capacity": again(more)}
+
+
+def _better(on: On) -> dict[str, On]:
+    """GPU and engine with one limit 10 % better each."""
+    gpu, overheads = on
+    reach = gpu.efficiency
+
+    def kernels(*names: str) -> On:
+        faster = {name: getattr(reach, name) * BETTER for name in names if getattr(reach, name)}
+        better = msgspec.structs.replace(reach, **faster)
+        return msgspec.structs.replace(gpu, efficiency=better), overheads
+
+    links = {name: getattr(gpu, name) * BETTER for name in _LINKS}
+    host = {
+        name: getattr(overheads, name) / BETTER
+        for name in overheads.__struct_fields__
+        if name.endswith("_s") and name not in _FRONT
+    }
+    front = {name: getattr(overheads, name) / BETTER for name in _FRONT}
+    return {
+        "compute": kernels("compute", "prefill_attention", "fp8_compute"),
+        "hbm_weights": kernels("hbm"),
+        "hbm_kv": kernels("decode_attention"),
+        "interconnect": (msgspec.structs.replace(gpu, **links), overheads),
+        "host": (gpu, msgspec.structs.replace(overheads, **host)),
+        "front_end": (gpu, msgspec.structs.replace(overheads, **front)),
+    }
+
+
+_LINKS = ("nvlink_bytes_per_s", "pcie_bytes_per_s")
+_FRONT = ("request_s", "token_s")

@@ -1,0 +1,312 @@
+"""Answers of `servescope plan` and a calibration's residuals as text: words first, then tables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from servescope.units import format_seconds, three_digits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from servescope.engine.calibration import Calibration, Residual
+    from servescope.plan.answers import Answers, Comparison
+    from servescope.plan.error_bars import ErrorBar
+    from servescope.plan.fleet import Fleet
+    from servescope.plan.rate import Point, Rate
+    from servescope.plan.shares import Shares
+
+GB = 1e9
+_NAMES = {
+    "compute": "compute",
+    "hbm_weights": "HBM, weights",
+    "hbm_kv": "HBM, KV cache",
+    "kv_capacity": "KV capacity",
+    "interconnect": "interconnect",
+    "host": "host",
+    "front_end": "front end",
+    "step": "each step",
+    "prefill": "prompt tokens",
+    "sequence": "sequences",
+    "context": "context",
+}
+_NOT_TOLD = 0.5
+"""A constant of this relative standard error and more is not told by the runs."""
+
+
+def plan(answers: Answers) -> str:
+    """All answers."""
+    return "\n".join(_plan(answers))
+
+
+def _plan(answers: Answers) -> Iterator[str]:
+    inputs, outputs = answers.mean_input_tokens, answers.mean_output_tokens
+    yield answers.target
+    yield (
+        f"prompts {answers.input_tokens} (mean {inputs:.0f} tokens), answers "
+        f"{answers.output_tokens} (mean {outputs:.0f})"
+        + (f", SLO {','.join(answers.slo)}" if answers.slo else "")
+    )
+    if answers.refused:
+        yield (
+            f"{answers.refused:.1%} of the requests are longer than the {answers.longest:,} tokens "
+            "that it can serve, and refused; the answers are for the others"
+        )
+    yield from _memory(answers)
+    yield from _size(answers)
+    if answers.rate is not None:
+        yield from _rate(answers.rate, answers.latency_error)
+    if answers.fleet is not None:
+        yield from _fleet(answers.fleet)
+    if answers.costs:
+        yield from _costs(answers)
+    if answers.utilization:
+        yield from _utilization(answers)
+    if answers.shares is not None:
+        yield from _shares(answers.shares)
+    if answers.choice.tp is not None:
+        yield from _errors(answers)
+
+
+def _memory(answers: Answers) -> Iterator[str]:
+    each = [one.memory for one in answers.choice.sizes]
+    context = each[0].context_tokens
+    yield from _heading("Does it fit?")
+    fit = [one for one in each if one.fits]
+    if fit and fit[0].memory_bytes:
+        least = fit[0]
+        yield (
+            f"Yes, from tp={least.tp}: weights {least.weight_bytes / GB:.1f} GB of each GPU's "
+            f"{least.memory_bytes / GB:.1f}, left for the KV cache {least.kv_bytes / GB:.1f}."
+        )
+    elif fit:
+        yield f"The KV cache holds {fit[0].kv_tokens:,} tokens."
+    else:
+        why = each[-1].why_not
+        yield f"No: {why}."
+    rows = [("tp", "weights", "KV cache", "KV tokens", f"x {context} tokens", "theoretical")]
+    for one in each:
+        if one.fits:
+            bound = f" (max_num_seqs {one.max_num_seqs})" * (one.sequences > one.max_num_seqs)
+            held = f"{one.sequences}{bound}"
+            kv = (f"{one.kv_bytes / GB:.1f} GB", f"{one.kv_tokens:,}", held)
+        else:
+            kv = ("does not fit", "", "")
+        theory = f"{one.theoretical_sequences}" if one.memory_bytes else ""
+        rows.append((f"{one.tp}", f"{one.weight_bytes / GB:.1f} GB", *kv, theory))
+    yield from table(rows)
+    if each[0].memory_bytes:
+        yield "theoretical: memory as sold, all of it, nothing but weights beside the KV cache"
+
+
+def _size(answers: Answers) -> Iterator[str]:
+    choice = answers.choice
+    if choice.tp is None:
+        return
+    yield from _heading("Which tensor-parallel size?")
+    yield f"tp={choice.tp}. " + " ".join(choice.reasons)
+    rows = [
+        ("tp", "batch", "alone: TTFT", "TPOT", "full: requests/s", "output tok/s")
+        + (("within SLO", "of a GPU") if answers.slo else ("of a GPU",))
+    ]
+    for one in choice.sizes:
+        if not one.memory.fits:
+            continue
+        alone = (format_seconds(one.alone_ttft_s), format_seconds(one.alone_tpot_s))
+        full = (three_digits(one.requests_per_s), f"{one.output_tokens_per_s:,.0f}")
+        within = (
+            () if one.slo_requests_per_s is None else (f"{three_digits(one.slo_requests_per_s)}/s",)
+        )
+        per_gpu = f"{three_digits(one.per_gpu)}/s"
+        rows.append((f"{one.tp}", f"{one.batch:.0f}", *alone, *full, *within, per_gpu))
+    yield from table(rows)
+
+
+def _rate(rate: Rate, latency: ErrorBar | None) -> Iterator[str]:
+    yield from _heading("How many requests/s within the SLO?")
+    if not rate.requests_per_s:
+        yield f"None: even one request at a time misses {rate.limited_by}."
+        return
+    yield (
+        f"{three_digits(rate.requests_per_s)} requests/s, {_bar(rate.requests_per_s, rate.error)}; "
+        f"beyond, {_beyond(rate.limited_by)}. Full, it answers "
+        f"{three_digits(rate.saturation_per_s)}/s. The search itself is good to "
+        f"{rate.noise:.1%} (Poisson arrivals, the same requests at every rate)."
+    )
+    yield from table([_POINT, *(_point(one) for one in rate.curve)])
+    if latency is not None:
+        yield f"times: +-{latency.p50:.0%} at the median, +-{latency.p90:.0%} in nine of ten"
+
+
+_POINT = ("requests/s", "TTFT p50", "p99", "TPOT p50", "p95", "e2e p50", "p99", "")
+
+
+def _point(one: Point) -> tuple[str, ...]:
+    quick = (one.ttft_p50_s, one.ttft_p99_s, one.tpot_p50_s, one.tpot_p95_s)
+    times = (*quick, one.e2e_p50_s, one.e2e_p99_s)
+    missed = f"misses {one.missed}" if one.missed else ""
+    return (three_digits(one.requests_per_s), *(format_seconds(time) for time in times), missed)
+
+
+def _beyond(limit: str) -> str:
+    return "the queue only grows" if limit == "saturation" else f"{limit} is missed"
+
+
+def _fleet(needed: Fleet) -> Iterator[str]:
+    yield from _heading(f"How many GPUs for {needed.traffic}?")
+    count = needed.replicas
+    yield (
+        f"{needed.gpus} GPU{'s' * (needed.gpus > 1)}: {count} replica{'s' * (count > 1)}, busy to "
+        f"{needed.load:.0%} of what they can. If each serves as little as the error bar allows, it "
+        f"takes {needed.cautious_replicas}."
+    )
+    rows = [("replicas", *_POINT), (f"{count}", *_point(needed.found))]
+    if needed.one_fewer is not None:
+        rows.append((f"{count - 1}", *_point(needed.one_fewer)))
+    yield from table(rows)
+
+
+def _costs(answers: Answers) -> Iterator[str]:
+    yield from _heading("What does it cost?")
+    price = answers.costs[0].price_per_gpu_hour
+    rows = [("load", "GPUs", "$/h", "$ per 1M tokens in+out", "output alone")]
+    for one in answers.costs:
+        both, output = one.per_million_tokens, one.per_million_output_tokens
+        dollars = (_dollars(both, one.error), _dollars(output, one.error))
+        rows.append((one.at, f"{one.gpus}", f"{one.per_hour:.2f}", *dollars))
+    yield from table(rows)
+    yield f"at ${price:g} a GPU and hour"
+
+
+def _dollars(value: float | None, error: ErrorBar | None) -> str:
+    if value is None or error is None:
+        return "-" if value is None else f"{value:.3g}"
+    low, high = error.around(value)
+    return f"{value:.3g} ({low:.3g} to {high:.3g})"
+
+
+def _utilization(answers: Answers) -> Iterator[str]:
+    yield from _heading("What does memory utilisation do?")
+    rows = [("utilisation", "KV tokens", "sequences", "output tok/s when full", "")]
+    best = max(one.output_tokens_per_s or 0.0 for one in answers.utilization)
+    for one in answers.utilization:
+        held, served = one.memory, one.output_tokens_per_s
+        said = ("does not fit", "", "", "")
+        if served is not None:
+            tokens = (f"{held.kv_tokens:,}", f"{held.sequences}")
+            said = (*tokens, f"{served:,.0f}", f"{served / best:.0%}")
+        rows.append((f"{one.memory_utilization:g}", *said))
+    yield from table(rows)
+
+
+def _shares(found: Shares) -> Iterator[str]:
+    yield from _heading("Where does the time go?")
+    phases = ", ".join(f"{name} {share:.0%}" for name, share in found.phases.items())
+    most = found.limit
+    yield (
+        f"With {found.users} users: {phases}. Throughput depends most on "
+        f"{_NAMES.get(most, most)}: 1 % more of it gives {found.elasticity[most]:.2f} % more."
+    )
+    rows = [("limit", "share of the time", "elasticity of throughput")]
+    beside = {
+        "kv_capacity": f"full, others waiting: {found.kv_full:.0%}",
+        "front_end": f"busy: {found.front_end:.0%}",
+    }
+    for name, elasticity in found.elasticity.items():
+        share = found.resources.get(name)
+        said = beside.get(name, "") if share is None else f"{share:.0%}"
+        rows.append((_NAMES.get(name, name), said, f"{round(elasticity, 2) + 0.0:.2f}"))
+    yield from table(rows)
+
+
+def _errors(answers: Answers) -> Iterator[str]:
+    chosen = next(one for one in answers.choice.sizes if one.tp == answers.choice.tp)
+    if chosen.error is not None:
+        error = chosen.error
+        yield from _heading("How far may this be off?")
+        yield (
+            f"Throughput, rates and cost +-{error.p50:.0%} at the median, +-{error.p90:.0%} in "
+            f"nine of ten: {error.source}."
+        )
+
+
+def _bar(value: float, error: ErrorBar) -> str:
+    low, high = error.around(value)
+    return f"nine in ten between {three_digits(low)} and {three_digits(high)}"
+
+
+# --- several --------------------------------------------------------------------------------------
+
+
+def comparison(found: Comparison) -> str:
+    """Deployments side by side."""
+    lines = list(_heading(f"{found.setting}, side by side"))
+    lines += table(
+        [
+            ("", "tp", "KV tokens", "sequences", "TPOT alone", "output tok/s", "", "of a GPU"),
+            *[
+                (
+                    side.label,
+                    f"{side.tp}",
+                    f"{side.kv_tokens:,}",
+                    f"{side.sequences}",
+                    format_seconds(side.alone_tpot_s or 0.0),
+                    f"{side.output_tokens_per_s:,.0f} +-{side.error.p90 if side.error else 0:.0%}",
+                    f"x {side.ratio or 0:.2f}",
+                    f"{three_digits(side.per_gpu or 0.0)} requests/s"
+                    + (f", ${side.per_million_tokens:.3g}/1M" if side.per_million_tokens else ""),
+                )
+                if side.fits
+                else (side.label, "does not fit", *[""] * 6)
+                for side in found.sides
+            ],
+        ]
+    )
+    return "\n".join(lines)
+
+
+def calibration(found: Calibration) -> str:
+    """The constants, and what they leave."""
+    lines = ["constants:"]
+    values = found.settings | found.constants
+    rows = [("", "fitted", "standard error")]
+    for name, value in values.items():
+        if isinstance(value, float):
+            doubt = found.uncertainty.get(name)
+            told = "" if doubt is None else f"{doubt:.1%}"
+            told = "not told by these runs" if doubt is not None and doubt > _NOT_TOLD else told
+            seconds = name in found.uncertainty or name.endswith("_s")
+            rows.append((name, format_seconds(value) if seconds else f"{value:.3g}", told))
+    lines += table(rows)
+    lines += ["", "simulated against measured:", *residuals(found.residual)]
+    return "\n".join(lines)
+
+
+def residuals(found: Sequence[Residual]) -> list[str]:
+    """Predicted against measured, a row for each metric of each load."""
+    names = list(dict.fromkeys(one.statistic for one in found))
+    rows = [("load", "metric", *names)]
+    for load, metric in dict.fromkeys((one.load, one.metric) for one in found):
+        cells = {
+            one.statistic: f"{format_seconds(one.predicted_s)} ({one.error:+.1%})"
+            for one in found
+            if (one.load, one.metric) == (load, metric)
+        }
+        metric_name = metric.removesuffix("_s")
+        rows.append((load, metric_name, *(cells.get(name, "") for name in names)))
+    return table(rows)
+
+
+def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Columns of text: the first to the left, the others to the right."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *rest in rows:
+        cells = [first.ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def _heading(words: str) -> Iterator[str]:
+    yield from ("", words)

@@ -1,0 +1,137 @@
+"""Constants are found again, and what was not measured is predicted."""
+
+import numpy as np
+import pytest
+
+import servescope
+from servescope.engine import calibration
+from servescope.engine.config import EngineConfig, parse
+from servescope.engine.deployment import deploy, hardware, settle
+from servescope.errors import BadInput
+from servescope.plan.calibrate import calibrate, predict
+from servescope.plan.error_bars import error_bar
+from servescope.plan.least import nearest
+from servescope.plan.observed import stages
+
+TRUE = {"step": 6e-3, "prefill": 150e-6, "sequence": 200e-6, "context": 300e-9, "turnaround": 2e-3}
+SIM = "sim:vllm?max_num_seqs=8&" + "&".join(f"{k}={v:.9f}s" for k, v in TRUE.items())
+ON_GPU = "sim:vllm?model=llama-2-7b&gpu=a100-sxm-80gb&turnaround=3ms"
+
+
+def measured(target, load, folder, **options):
+    options = {"input_tokens": "uniform:16-512", "output_tokens": "uniform:8-128"} | options
+    name = load.replace(":", "-")
+    run = servescope.run(target, load=[load], out=str(folder), name=name, requests=200, **options)
+    return stages([run])
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory):
+    """Stages by load."""
+    folder = tmp_path_factory.mktemp("runs")
+    loads = ("users:1", "users:8", "users:4", "poisson:3")
+    return {load: measured(SIM, load, folder, seed=k) for k, load in enumerate(loads)}
+
+
+@pytest.fixture(scope="module")
+def fitted(simulated, tmp_path_factory):
+    found = calibrate(EngineConfig(max_num_seqs=8), simulated["users:1"] + simulated["users:8"])
+    path = tmp_path_factory.mktemp("fitted") / "server.toml"
+    path.write_text(calibration.text(found))
+    return found, path
+
+
+def test_the_constants_of_a_simulated_server_are_found_again(fitted):
+    found, _ = fitted
+    for name in ("step", "prefill", "sequence", "turnaround"):
+        assert found.settings[name] == pytest.approx(TRUE[name], rel=0.05), name
+    assert found.settings["max_num_seqs"] == 8
+
+
+@pytest.mark.parametrize("load", ["users:4", "poisson:3"])
+def test_a_load_that_was_not_measured_is_predicted_within_2_percent(simulated, fitted, load):
+    _, path = fitted
+    rows = predict(EngineConfig(calibration=str(path)), simulated[load])
+    errors = np.abs([row.error for row in rows])
+    assert np.median(errors) < 0.005
+    assert errors.max() < 0.02
+
+
+def test_constants_that_a_run_cannot_tell_apart_are_said_to_be_uncertain(simulated):
+    found = calibrate(EngineConfig(), simulated["users:1"])
+    assert found.uncertainty["prefill"] < 0.1
+    assert found.uncertainty["sequence"] > 0.5  # one user: no telling it from the step
+
+
+def test_the_file_is_read_again_and_a_simulated_target_takes_it(fitted):
+    found, path = fitted
+    again = calibration.read(str(path))
+    assert again.settings == found.settings
+    assert again.residual == found.residual
+    settled = settle(parse("TARGET", f"sim:vllm?calibration={path}&max_num_seqs=4"))
+    assert settled.step == found.settings["step"]
+    assert settled.max_num_seqs == 4  # what the user says counts for more
+    assert error_bar(settled, "throughput").like == "calibrated"
+    run = servescope.run(f"sim:vllm?calibration={path}", requests=10, out=str(path.parent))
+    assert run.manifest.kind == "simulated"
+
+
+def test_kernels_of_a_gpu_are_fitted_too(tmp_path):
+    config = parse("TARGET", ON_GPU)
+    gpu, overheads = hardware(config)
+    changed = calibration.Calibration(
+        settings={"engine": "vllm", "model": "llama-2-7b", "gpu": "a100-sxm-80gb"},
+        constants={
+            "hbm": 0.8 * gpu.efficiency.hbm,
+            "decode_attention": 0.8 * gpu.efficiency.decode_attention,
+            "compute": 0.9 * gpu.efficiency.compute,
+            "prefill_attention": 0.9 * gpu.efficiency.prefill_attention,
+            "step_s": 1.3 * overheads.step_s,
+        },
+    )
+    true = tmp_path / "true.toml"
+    true.write_text(calibration.text(changed))
+    target = f"{ON_GPU}&calibration={true}"
+    seen = [
+        stage
+        for k, load in enumerate(("users:1", "users:16"))
+        for stage in measured(target, load, tmp_path, seed=k)
+    ]
+    found = calibrate(config, seen)
+    assert found.constants["hbm"] == pytest.approx(changed.constants["hbm"], rel=0.05)
+    assert found.constants["compute"] == pytest.approx(changed.constants["compute"], rel=0.1)
+    path = tmp_path / "fitted.toml"
+    path.write_text(calibration.text(found))
+    other = measured(target, "users:6", tmp_path, seed=9)
+    rows = predict(parse("TARGET", f"sim:vllm?calibration={path}"), other)
+    errors = np.abs([row.error for row in rows])
+    assert np.median(errors) < 0.01
+    assert errors.max() < 0.03
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("nonsense", "servescope calibrate"),
+        ("schema = 1\n[settings]\nengin = 'vllm'\n", "engin"),
+        ("schema = 2\n[settings]\nengine = 'vllm'\n", "want schema 1"),
+    ],
+)
+def test_a_file_that_is_none_is_refused_in_one_line(tmp_path, text, want):
+    path = tmp_path / "x.toml"
+    path.write_text(text)
+    with pytest.raises(BadInput, match=want):
+        deploy(EngineConfig(calibration=str(path)))
+
+
+def test_a_calibration_of_another_engine_is_refused(fitted):
+    _, path = fitted
+    with pytest.raises(BadInput, match="want engine vllm, to which it was fitted"):
+        deploy(EngineConfig(engine="sglang", calibration=str(path)))
+
+
+def test_the_nearest_factors_of_a_product_are_found():
+    true = np.array([0.3, 2.0, 5.0])
+    work = np.random.default_rng(0).uniform(1, 9, (40, 3))
+    found = nearest(lambda factors: np.log(work @ factors) - np.log(work @ true), 3)
+    assert found.factors == pytest.approx(true, rel=1e-3)

@@ -1,0 +1,110 @@
+"""The commands `plan` and `calibrate`."""
+
+import json
+
+import pytest
+
+import servescope
+from servescope import catalog
+
+BASE = ["plan", "--model", "llama-2-13b", "--gpu", "a800-sxm-80gb", "--tp", "1"]
+
+
+def test_the_answers_are_told_in_words_and_tables(command):
+    status, out, err = command(*BASE, "--slo", "ttft_p99<2s,tpot_p95<50ms", "--rate", "9")
+    assert status == 0, err
+    for words in (
+        "Does it fit?",
+        "Yes, from tp=1",
+        "Which tensor-parallel size?",
+        "How many requests/s within the SLO?",
+        "How many GPUs for 9 requests/s?",
+        "What does it cost?",
+        "What does memory utilisation do?",
+        "Where does the time go?",
+        "How far may this be off?",
+    ):
+        assert words in out
+    assert not err
+
+
+def test_json_holds_the_answers_and_their_errors(command):
+    found = json.loads(command(*BASE, "--json", "--price", "2.5")[1])
+    assert found["choice"]["tp"] == 1
+    assert found["choice"]["sizes"][0]["memory"]["fits"]
+    assert found["costs"][0]["per_hour"] == 2.5
+    assert found["shares"]["error"]["p90"] > 0
+    assert found["rate"] is None
+
+
+def test_sides_are_laid_side_by_side(command):
+    words = [*BASE, "--compare", "engine=vllm,tgi-1.0"]
+    _, out, _ = command(*words)
+    assert "engine=tgi-1.0" in out
+    sides = json.loads(command(*words, "--json")[1])["comparisons"][0]["sides"]
+    assert [side["label"] for side in sides] == ["engine=vllm", "engine=tgi-1.0"]
+
+
+def test_a_model_that_does_not_fit_is_an_answer_and_no_error(command):
+    status, out, _ = command("plan", "--model", "llama-3.1-405b", "--gpu", "l4", "--tp", "1,2")
+    assert status == 0
+    assert "No: its weights take" in out
+
+
+def test_list_prints_all_names_and_settings(command):
+    out = command("plan", "--list")[1]
+    for kind in ("gpus", "models"):
+        assert all(name in out for name in catalog.names()[kind])
+    assert "tensorrt-llm" in out
+    assert "  max_num_batched_tokens=none" in out
+    assert json.loads(command("plan", "--list", "--json")[1])["settings"]["tp"] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["plan", "--gpu", "l4"], "--model"),
+        (["plan", "--model", "llama-2-13b", "--gpu", "a800-sxm-80bg"], "did you mean"),
+        (["plan", "--model", "lama-2-13b", "--gpu", "l4"], "did you mean llama-2-13b"),
+        ([*BASE, "--engine", "vlm"], "did you mean vllm"),
+        ([*BASE, "--engine", "vllm?max_seqs=4"], "max_num_seqs"),
+        ([*BASE[:-2], "--tp", "3"], "divisor of the 40 heads"),
+        ([*BASE[:-2], "--tp", "two"], "want sizes such as 1,2,4"),
+        ([*BASE, "--dtype", "fp17"], "did you mean fp16"),
+        ([*BASE, "--slo", "ttft<2"], "with its unit"),
+        ([*BASE, "--slo", "itl_p99<50ms"], "times of single tokens"),
+        ([*BASE, "--input-tokens", "uniform:9"], "uniform:LOW-HIGH"),
+        ([*BASE, "--rate", "0"], "above 0"),
+        ([*BASE, "--rate", "nan"], "above 0"),
+        ([*BASE, "--rate", "3", "--users", "4"], "either"),
+        ([*BASE, "--memory-utilization", "1.5"], "(0, 1]"),
+        ([*BASE, "--calibration", "none.toml"], "cannot be read"),
+        ([*BASE, "--compare", "gpu"], "SETTING=a,b"),
+        ([*BASE, "--compare", "gpu=a800-sxm-80gb,b"], "want one of"),
+        (["calibrate", "nowhere", "-o", "x.toml"], "want a run's directory"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(command, words, told):
+    status, out, err = command(*words)
+    assert status == 2, out
+    assert told in err
+    assert err.count("\n") == 1
+    assert not out
+
+
+def test_a_server_is_calibrated_and_planned_with(command, tmp_path):
+    sim, runs = "sim:vllm?step=6ms&max_num_seqs=8", []
+    for load in ("users:1", "users:8"):
+        options = {"input_tokens": "uniform:16-256", "output_tokens": "uniform:8-64"}
+        name = load.replace(":", "-")
+        run = servescope.run(sim, load=[load], name=name, out=str(tmp_path), seed=1, **options)
+        runs.append(str(run.path))
+    path = tmp_path / "server.toml"
+    status, out, err = command("calibrate", *runs, "--engine", "vllm?max_num_seqs=8", "-o", path)
+    assert status == 0, err
+    assert "simulated against measured:" in out
+    words = ["plan", "--calibration", path, "--slo", "ttft_p99<500ms", "--price", "1"]
+    status, out, err = command(*words)
+    assert status == 0, err
+    assert "calibrated on this server" in out
+    assert command(*words, "--tp", "2")[0] == 2

@@ -1,0 +1,284 @@
+"""What is planned agrees with known answers, and moves the right way."""
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from servescope import catalog, lengths
+from servescope.engine.config import EngineConfig
+from servescope.engine.deployment import deploy
+from servescope.errors import BadInput
+from servescope.goodput import parse_slo
+from servescope.plan.answers import Question, answer, compare
+from servescope.plan.cost import cost
+from servescope.plan.error_bars import error_bar
+from servescope.plan.fleet import Traffic, fleet
+from servescope.plan.memory import memory
+from servescope.plan.rate import highest_rate
+from servescope.plan.shares import shares
+from servescope.plan.size import choose
+from servescope.plan.workload import Workload, at_rate, saturated, with_users
+from servescope.report.plan import plan
+
+LLAMA = EngineConfig(model="llama-2-13b", gpu="a800-sxm-80gb")
+SMALL = EngineConfig(kv_tokens=20_000, max_num_seqs=32, prefix_cache=False)
+
+
+def workload(inputs="256", outputs="64", seed=0):
+    return Workload(lengths.parse("in", inputs), lengths.parse("out", outputs), seed)
+
+
+def bounds(text):
+    return parse_slo("--slo", text).bounds
+
+
+def with_(config, **settings):
+    return msgspec.structs.replace(config, **settings)
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+
+def test_internlm_20b_on_eight_a100_of_40_gb_holds_111_contexts_of_2048_tokens_in_theory():
+    config = EngineConfig(model="internlm-20b", gpu="a100-sxm-40gb", tp=8)
+    assert memory(config, 2048).theoretical_sequences == 111
+
+
+def test_13b_in_16_bits_fits_an_a800_and_not_a_4090():
+    assert memory(LLAMA, 2048).fits
+    on_4090 = memory(with_(LLAMA, gpu="rtx-4090"), 2048)
+    assert not on_4090.fits
+    assert "nothing is left for the KV cache" in on_4090.why_not
+
+
+def test_weights_and_kv_cache_of_13b_are_what_arithmetic_says():
+    held = memory(LLAMA, 2048)
+    assert held.weight_bytes == pytest.approx(26.03e9, rel=0.001)
+    assert held.kv_bytes_per_token == 2 * 40 * 5120 * 2
+    assert held.sequences == held.kv_tokens // 2048
+
+
+@given(st.floats(0.35, 0.99), st.floats(0.0, 0.01), st.sampled_from([1, 2, 4, 8]))
+@settings(max_examples=30, deadline=None)
+def test_more_memory_never_holds_fewer_sequences(share, more, tp):
+    less = memory(with_(LLAMA, memory_utilization=share, tp=tp), 1024)
+    most = memory(with_(LLAMA, memory_utilization=share + more, tp=tp), 1024)
+    assert most.sequences >= less.sequences
+    assert most.fits >= less.fits
+
+
+# --- rates ----------------------------------------------------------------------------------------
+
+
+def test_a_looser_slo_never_allows_a_lower_rate():
+    limits = (60, 90, 120, 200, 400, 1000, 3000)
+    rates = [
+        highest_rate(SMALL, workload(), bounds(f"ttft_p99<{limit}ms"), seeds=1).requests_per_s
+        for limit in limits
+    ]
+    assert rates == sorted(rates)
+    assert rates[0] < rates[-1]
+
+
+def test_the_rate_that_is_found_meets_the_slo_and_a_tenth_more_does_not():
+    wanted = bounds("ttft_p99<200ms,tpot_p95<20ms")
+    found = highest_rate(SMALL, workload(), wanted, seeds=1)
+    deployment = deploy(SMALL)
+    assert at_rate(deployment, workload(), found.requests_per_s, 2000).missed(wanted) is None
+    assert at_rate(deployment, workload(), 1.1 * found.requests_per_s, 2000).missed(wanted)
+    assert found.curve[-1].missed or found.limited_by == "saturation"
+
+
+def test_an_slo_that_a_request_alone_misses_allows_no_rate():
+    found = highest_rate(SMALL, workload(), bounds("ttft_p99<1ms"), seeds=1)
+    assert found.requests_per_s == 0
+    assert found.limited_by == "ttft_p99<1ms"
+
+
+def test_a_bound_on_single_tokens_is_refused():
+    with pytest.raises(BadInput, match="times of single tokens"):
+        highest_rate(SMALL, workload(), bounds("itl_p99<50ms"))
+
+
+def test_one_user_gets_what_the_costs_say():
+    # 8 ms + 256 x 85 us + 20 us + 256 x 90 ns, and the way; then 63 steps.
+    alone = with_users(deploy(SMALL), workload(), 1, requests=100)
+    assert alone.ttft_s.mean() == pytest.approx(8e-3 + 256 * 85e-6 + 20e-6 + 256 * 90e-9 + 5e-4)
+    assert alone.tpot_s.mean() == pytest.approx(8e-3 + 20e-6 + (256 + 32) * 90e-9)
+
+
+def test_a_front_end_is_passed_one_by_one():
+    free = at_rate(deploy(SMALL), workload(), 5.0, 2000)
+    held = at_rate(deploy(SMALL), workload(), 5.0, 2000, front_s=0.1)
+    # M/D/1 at half load: 100 ms of service and on average 50 ms of waiting.
+    assert held.ttft_s.mean() - free.ttft_s.mean() == pytest.approx(0.15, rel=0.1)
+
+
+# --- sizes, fleets, costs -------------------------------------------------------------------------
+
+
+def test_memory_decides_the_size_before_speed():
+    sizes = choose(with_(LLAMA, gpu="rtx-4090", dtype="int8"), [1, 2], workload("512", "256"))
+    small, large = sizes.sizes
+    assert small.batch < large.batch / 3
+    assert sizes.tp == 2
+    assert "the KV cache holds only" in sizes.reasons[0]
+
+
+def test_a_small_model_on_a_large_gpu_needs_no_tensor_parallelism():
+    found = choose(with_(LLAMA, model="qwen2-7b", gpu="a100-sxm-80gb"), [1, 2, 4], workload())
+    assert found.tp == 1
+    assert found.sizes[2].alone_tpot_s < found.sizes[0].alone_tpot_s
+
+
+def test_an_a100_serves_long_tasks_two_to_three_times_as_fast_as_a_4090():
+    # LLMPerf's finding with SGLang and Qwen2-7B; its lengths are not published.
+    served = [
+        saturated(
+            deploy(EngineConfig(engine="sglang", model="qwen2-7b", gpu=gpu)),
+            workload("512", "256"),
+        ).requests_per_s
+        for gpu in ("rtx-4090", "a100-sxm-80gb")
+    ]
+    assert 2 < served[1] / served[0] < 3
+
+
+def test_a_fleet_is_the_smallest_that_meets_the_slo():
+    wanted = bounds("ttft_p99<300ms")
+    found = fleet(SMALL, workload(), Traffic(rate=60.0), wanted)
+    assert found.found.missed is None
+    assert found.one_fewer.missed
+    assert found.gpus == found.replicas
+    assert found.cautious_replicas >= found.replicas
+
+
+def test_twice_the_users_never_need_fewer_replicas():
+    wanted = bounds("ttft_p95<300ms,tpot_p95<12ms")
+    counts = [
+        fleet(SMALL, workload(), Traffic(users=users), wanted).replicas for users in (8, 16, 32, 64)
+    ]
+    assert counts == sorted(counts)
+
+
+def test_cost_is_price_over_tokens():
+    found = cost(3.6, 2, 800.0, 200.0, at="full")
+    assert found.per_million_tokens == pytest.approx(2.0)
+    assert found.per_million_output_tokens == pytest.approx(10.0)
+
+
+@given(st.floats(0.01, 100), st.floats(1.1, 10))
+def test_cost_scales_with_the_price(price, times):
+    one, more = (cost(p, 4, 500.0, 100.0, at="") for p in (price, price * times))
+    assert more.per_million_tokens == pytest.approx(times * one.per_million_tokens)
+
+
+# --- shares ---------------------------------------------------------------------------------------
+
+
+def test_shares_add_up_and_elasticities_too():
+    found = shares(LLAMA, workload())
+    assert sum(found.resources.values()) == pytest.approx(1, abs=1e-6)
+    assert sum(found.phases.values()) == pytest.approx(1)
+    assert 0.8 < sum(found.elasticity.values()) < 1.3
+    assert set(found.elasticity) >= {"compute", "hbm_weights", "hbm_kv", "kv_capacity", "host"}
+
+
+def test_one_user_is_bound_by_reading_weights():
+    found = shares(LLAMA, workload("32", "256"), users=1)
+    assert found.limit == "hbm_weights"
+    assert found.elasticity["hbm_weights"] > 0.7
+    assert found.elasticity["kv_capacity"] == 0
+
+
+def test_a_small_kv_cache_limits_throughput_and_is_seen_to():
+    tight = shares(with_(LLAMA, memory_utilization=0.4), workload("512", "256"))
+    assert tight.kv_full > 0.3
+    assert tight.elasticity["kv_capacity"] > 0.3
+
+
+def test_linear_costs_have_shares_of_their_own():
+    found = shares(SMALL, workload())
+    assert set(found.resources) == {"step", "prefill", "sequence", "context"}
+    assert sum(found.resources.values()) == pytest.approx(1, abs=1e-3)
+
+
+# --- all together ---------------------------------------------------------------------------------
+
+
+def test_error_bars_grow_where_less_is_known():
+    def p90(**settings):
+        return error_bar(with_(LLAMA, **settings), "throughput").p90
+
+    assert p90() == p90(tp=4)
+    assert p90(tp=8) > p90(tp=4)
+    assert p90(dtype="int4") > p90()
+    assert p90(gpu="l40s", tp=2) > p90(gpu="l40s")
+    assert p90(model="qwen3-30b-a3b") > p90()
+
+
+def test_more_memory_utilisation_gives_more_throughput():
+    question = Question(config=LLAMA, workload=workload(), sizes=(1,))
+    served = [one.output_tokens_per_s for one in answer(question).utilization]
+    assert served[0] is None  # the weights take 0.3
+    assert served[1] < served[2]
+
+
+def test_sides_are_compared_with_the_first():
+    question = Question(config=LLAMA, workload=workload(), sizes=(1,))
+    found = compare(question, "--compare", "gpu=a800-sxm-80gb,h100-sxm-80gb")
+    first, second = found.sides
+    assert first.ratio == 1
+    assert 1.3 < second.ratio < 3.5
+    with pytest.raises(BadInput, match="did you mean gpu"):
+        compare(question, "--compare", "gpus=a,b")
+
+
+def test_the_same_question_has_the_same_answer():
+    question = Question(config=LLAMA, workload=workload(), sizes=(1,), bounds=bounds("ttft_p99<2s"))
+    assert msgspec.json.encode(answer(question)) == msgspec.json.encode(answer(question))
+
+
+def test_what_can_never_be_served_is_refused():
+    with pytest.raises(BadInput, match="want shorter ones"):
+        saturated(deploy(SMALL), workload("30000", "10"))
+
+
+def test_an_slo_that_nobody_can_meet_is_said_and_no_fleet_is_searched():
+    question = Question(
+        config=LLAMA,
+        workload=workload(),
+        sizes=(1,),
+        bounds=bounds("tpot_p95<1ms"),
+        traffic=Traffic(rate=5.0),
+    )
+    found = answer(question)
+    assert found.rate.requests_per_s == 0
+    assert found.fleet is None
+    assert "even one request at a time misses tpot_p95<1ms" in plan(found)
+
+
+@pytest.mark.parametrize("engine", sorted(catalog.names()["engines"]))
+def test_every_engine_of_the_catalogue_is_planned_with(engine):
+    found = shares(with_(LLAMA, engine=engine), workload())
+    assert found.output_tokens_per_s > 0
+    assert sum(found.resources.values()) == pytest.approx(1, abs=1e-3)
+
+
+def test_a_front_end_that_is_slower_than_the_engine_caps_its_throughput():
+    config = with_(LLAMA, model="smollm2-135m", gpu="h100-sxm-80gb")
+    found = shares(config, workload("64", "16"))
+    assert found.limit == "front_end"
+    assert found.elasticity["front_end"] == pytest.approx(1, abs=0.05)
+    assert found.front_end == pytest.approx(1, abs=0.01)
+
+
+def test_requests_that_are_too_long_are_told_of():
+    question = Question(
+        config=EngineConfig(model="qwen2-7b", gpu="rtx-4090", max_model_len=1024),
+        workload=workload("uniform:512-1536", "1"),
+        sizes=(1,),
+    )
+    found = answer(question)
+    assert found.refused == pytest.approx(0.5, abs=0.05)
+    assert "longer than the 1,024 tokens" in plan(found)
