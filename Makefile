@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 VLLM   := .venv-vllm
 PEERS  := .venv-peers
 
-.PHONY: help demo lint check test test-vllm test-peers bench bench-peers format clean
+.PHONY: help demo lint check test test-vllm test-peers bench bench-peers validate format clean
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -65,6 +65,9 @@ bench-peers: $(VENV)/installed-dev $(VLLM)/installed $(PEERS)/installed ## the f
 	SERVESCOPE_VLLM_VENV=$(VLLM) SERVESCOPE_PEERS_VENV=$(PEERS) \
 		$(BIN)/python benchmarks/bench.py --peers
 	$(BIN)/python benchmarks/performance.py
+
+validate: $(VENV)/installed-dev ## predictions beside published measurements: docs/accuracy.md anew
+	$(BIN)/python -m servescope.validation docs/accuracy.md
 
 format: $(VENV)/installed-dev ## format the code
 	$(BIN)/ruff format

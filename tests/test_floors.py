@@ -21,7 +21,7 @@ FLOORS = {
     "stage": 6, "share": 6, "several": 6, "cluster": 6, "prepare": 6, "simulated": 6, "offers": 6,
     "conduct": 6, "engines": 6,
     "selftest": 6, "instrument": 6, "doctor": 6,
-    "analysis": 7, "importers": 7, "plan": 7,
+    "analysis": 7, "importers": 7, "plan": 7, "validation": 7,
     "report": 8,
     "cli": 9, "cli_doctor": 9, "cli_selftest": 9, "cli_read": 9, "cli_compare": 9,
     "cli_view": 9, "cli_plan": 9, "cli_trial": 9, "__main__": 9, "__init__": 9,

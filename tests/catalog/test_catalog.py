@@ -246,7 +246,7 @@ def test_what_a_gpu_has_no_tensor_cores_for_is_computed_in_fp16():
 def test_a_large_all_reduce_goes_over_nvlink_or_over_pcie():
     assert catalog.gpu("a100").bus_bytes_per_s(2) == pytest.approx(199e9, rel=0.01)
     assert catalog.gpu("h100").bus_bytes_per_s(8) == pytest.approx(469e9, rel=0.01)
-    assert catalog.gpu("l40s").bus_bytes_per_s(4) == pytest.approx(3.7e9, rel=0.05)
+    assert catalog.gpu("l40s").bus_bytes_per_s(4) == pytest.approx(12.5e9, rel=0.05)
 
 
 def test_entries_are_frozen_and_can_be_changed_by_copying():

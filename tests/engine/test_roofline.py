@@ -115,17 +115,17 @@ def test_latent_attention_is_bound_by_compute_where_many_heads_share_a_vector():
     assert narrow.parts(*step).resources["hbm_kv"] > 27 * 256_000 * 576 * 2 / 4.8e12
 
 
-def test_weights_of_4_bits_speed_up_decoding_and_not_prefill():
+def test_weights_of_4_bits_speed_up_decoding_and_slow_down_prefill():
     half = made(Overheads(), model="llama-3.1-8b", gpu="a100")
     small = made(Overheads(), model="llama-3.1-8b", gpu="a100", weights="int4")
     decode, prefill = (1, 1, 0, 256, 1), (8192, 1, causal(8192), 0, 1)
     assert half.duration_s(*decode) / small.duration_s(*decode) > 2
-    assert half.duration_s(*prefill) == pytest.approx(small.duration_s(*prefill), rel=0.03)
+    assert 0.6 < half.duration_s(*prefill) / small.duration_s(*prefill) < 0.8
 
 
 def test_an_eager_engine_is_bound_by_its_launches_until_the_batch_is_large():
     eager = made("vllm-0.1", model="llama-3.1-8b", gpu="h100")
-    assert eager.duration_s(1, 1, 0, 64, 1) == pytest.approx(32 * 0.35e-3 + 1.3e-3 + 0.126e-3)
+    assert eager.duration_s(1, 1, 0, 64, 1) == pytest.approx(32 * 0.35e-3 + 1.9e-3 + 0.034e-3)
     assert eager.parts(1, 1, 0, 64, 1).resources["host"] > 6e-3
 
 

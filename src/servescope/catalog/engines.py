@@ -12,6 +12,9 @@ class Overheads(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Launching a layer's kernels: a step takes at least this for each. 0 where graphs do it."""
     step_s: float = 0.0
     sequence_s: float = 0.0
+    prompt_s: float = 0.0
+    """Added for each prompt in the step: reading it and opening its answer, where the front end is
+    the engine's own process and neither goes on while the other works."""
     tp_step_s: float = 0.0
     """Added to `step_s` with tensor parallelism: software, such as Ray; no datasheet has it."""
     tp_sequence_s: float = 0.0
@@ -20,10 +23,14 @@ class Overheads(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """The share of the shorter of host and device time that goes on beside the longer, 0 to 1."""
     decode_attention: float = 1.0
     """How much longer decode attention takes than with the kernels the GPU's efficiency is of."""
+    mixed_attention: float = 0.0
+    """In a step with prompts, decodes read each KV head again for this share of the query heads
+    that it has beyond the first: one kernel attends for all, and on some GPUs packs none."""
     one_shot: bool = True
     """Whether small all-reduces are one kernel over NVLink, captured in graphs, not NCCL's ring."""
     request_s: float = 0.0
-    """The front end's time for each request: a server before the engine, not a part of steps."""
+    """The front end's time for each request, where it is a process of its own and no part of steps:
+    half of it to take the request in, half to open its answer."""
     token_s: float = 0.0
     """The front end's time for each output token."""
     source: str = ""

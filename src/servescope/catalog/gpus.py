@@ -8,7 +8,8 @@ import msgspec
 class Efficiency(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Constants of kernels on a GPU or an architecture, as shares of the datasheet's peaks.
 
-    A matrix product takes `(compute time^p + memory time^p)^(1/p) + launch_s`, p the sharpness.
+    A matrix product takes `(compute time^p + memory time^p)^(1/p) + launch_s`, p the sharpness; one
+    in 8 bits has its input quantized before.
     """
 
     compute: float
@@ -19,20 +20,22 @@ class Efficiency(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Of peak flop/s."""
     decode_attention: float
     """Of peak memory bandwidth."""
+    packs_heads: bool = False
+    """Whether attention kernels for prompts and decodes together read a KV head once for all of its
+    query heads, as FlashAttention 3 does and 2 does not."""
     nvlink_share: tuple[float, float, float]
     """Bus bandwidth of an all-reduce over 2, 4 and 8 GPUs as a share of the link, one direction."""
     pcie_share: tuple[float, float, float]
     fp8_compute: float | None = None
     """`compute` for 8-bit products; None: the same."""
-    fp8_sharpness: float | None = None
+    fp8_input_bytes: float = 0.0
+    """What quantizing the input of an 8-bit product moves, in bytes for each of its numbers."""
     source: str
 
-    def gemm(self, dtype: str) -> tuple[float, float]:
-        """The share of peak flop/s and the sharpness of products computed in `dtype`."""
+    def gemm(self, dtype: str) -> float:
+        """The share of peak flop/s that products computed in `dtype` reach."""
         narrow = dtype in ("fp8", "int8")
-        compute = self.fp8_compute if narrow else None
-        sharpness = self.fp8_sharpness if narrow else None
-        return compute or self.compute, sharpness or self.sharpness
+        return (self.fp8_compute if narrow else None) or self.compute
 
 
 class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

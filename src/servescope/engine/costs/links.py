@@ -16,9 +16,13 @@ _HAND_OVER_LATENCY_S = _RING_LATENCY_S[0] / 2
 
 
 class Network(NamedTuple):
-    """The link between nodes; by default Ethernet of 100 Gbit/s over TCP."""
+    """The link between nodes; by default Ethernet of 100 Gbit/s over TCP.
 
-    bytes_per_s: float = 12.5e9
+    NCCL's sockets are taken to reach a quarter of that, as one published run suggests
+    (docs/accuracy.md).
+    """
+
+    bytes_per_s: float = 3e9
     latency_s: float = 50e-6
 
 
@@ -39,7 +43,8 @@ class Links:
 
         Within a node by ring, 2 (n - 1) / n of the bytes over the bus, or in one shot, where each
         reads all that the others have: less latency, more bytes, so the engine takes it while it
-        is the shorter. Then the nodes' sums go round between the nodes.
+        is the shorter. Between nodes, one ring joins all GPUs, and each of its 2 (n - 1) steps
+        waits for the network.
         """
         if self._tp == 1:
             return 0.0
@@ -50,8 +55,9 @@ class Links:
             if self._one_shot:
                 seconds = min(seconds, self._one_shot_s + transfer)
         if self._nodes > 1:
-            around = 2 * (self._nodes - 1) / self._nodes * size_bytes
-            seconds += self._network.latency_s + around / self._network.bytes_per_s
+            turns = 2 * (self._tp - 1)
+            around = turns / self._tp * size_bytes / self._network.bytes_per_s
+            return turns * self._network.latency_s + max(seconds, around)
         return seconds
 
     def hand_over_s(self, size_bytes: float, *, between_nodes: bool) -> float:

@@ -27,6 +27,13 @@ if TYPE_CHECKING:
 
 _SMALL_KERNELS_S = 6 * 2e-6
 """Norms, rotary embedding, activation and residuals of a layer: six kernels of at least 2 us."""
+_QUANTIZE_S = 3.4e-6
+"""Launching the kernel that quantizes the input of an 8-bit product: what those tables of vLLM and
+SGLang have it take at least (docs/catalog.md)."""
+_DEQUANTIZED = 0.65
+"""What products whose weights are unpacked to 16 bits on their way (AWQ and GPTQ; fp8 where the GPU
+has no tensor cores for it) reach of other products' share of the peak: fitted on two durations of
+GPUStack's, vLLM with AWQ and with FP8 on an A100 over that in fp16 (docs/accuracy.md)."""
 
 
 class Part(NamedTuple):
@@ -86,14 +93,17 @@ class Roofline:
         self._hand_overs = (min(nodes, pp) - 1, pp - min(nodes, pp))
         """Between nodes and within them."""
         reach, dtype = gpu.efficiency, gpu.computes_in(weights)
-        compute, self._sharpness = reach.gemm(dtype)
-        self._gemm_flops_per_s = compute * gpu.flops_per_s[dtype]
+        self._sharpness = reach.sharpness
+        self._gemm_flops_per_s = reach.gemm(dtype) * gpu.flops_per_s[dtype]
+        if dtype == "fp16" and weight_bytes_each(weights) < 2:
+            self._gemm_flops_per_s *= _DEQUANTIZED
         self._hbm_bytes_per_s = reach.hbm * gpu.hbm_bytes_per_s
         self._weight_bytes, self._input_bytes = (
             weight_bytes_each(weights),
             2 if dtype == "fp16" else 1,
         )
         self._kv_bytes = model.kv_elements(tp) * kv_element_bytes(kv_dtype)
+        self._quantized_bytes = 0.0 if dtype == "fp16" else reach.fp8_input_bytes
         self._launch_s = reach.launch_s
 
         attention_flops_per_s = reach.prefill_attention * gpu.flops_per_s["fp16"]
@@ -104,6 +114,9 @@ class Roofline:
         self._decode_by_compute = by_compute > by_memory
         slower = model.layers / pp * overheads.decode_attention
         self._context_s = slower * max(by_memory, by_compute)
+        shared = model.heads / model.kv_heads if model.mla is None else 1.0
+        reread = 0.0 if reach.packs_heads else overheads.mixed_attention * (shared - 1)
+        self._mixed_context_s = self._context_s * (1 + reread)
         head = 2 * model.hidden * model.vocab / tp  # 16-bit weights: as many bytes as operations
         self._logit_s = head / (reach.compute * gpu.flops_per_s["fp16"])
         self._head_s = head / self._hbm_bytes_per_s
@@ -111,22 +124,30 @@ class Roofline:
         self._layers_host_s = overheads.layer_s * model.layers
         self._step_s = overheads.step_s + (overheads.tp_step_s if tp > 1 else 0.0)
         self._sequence_s = overheads.sequence_s + (overheads.tp_sequence_s if tp > 1 else 0.0)
+        self._prompt_s = overheads.prompt_s
         self._hidden = overheads.hidden
         self._by_tokens: dict[int, float] = {}
         self._by_batch: dict[int, Lines] = {}
 
     def duration_s(
-        self, tokens: int, sequences: int, pairs: float, context: float, sampled: int
+        self,
+        tokens: int,
+        sequences: int,
+        pairs: float,
+        context: float,
+        sampled: int,
+        *,
+        prompts: int = 0,
     ) -> float:
         """Seconds of a step.
 
         `tokens` computed in it, prompts' and one for each decode; `sequences` in the batch;
         `pairs` of a prompt token and a token that it sees; `context` tokens that decodes attend
-        to, together; `sampled` sequences that get a token.
+        to, together; `sampled` sequences that get a token, of which `prompts` their first.
         """
         device = self._device_s(tokens, pairs, context, sampled)
         busy = max(device, self._layers_host_s)
-        host = self._host_s(sequences)
+        host = self._host_s(sequences) + self._prompt_s * prompts
         return busy + host - self._hidden * min(host, busy)
 
     def step(self, batch: Step) -> int:
@@ -135,11 +156,12 @@ class Roofline:
         return round(
             FS
             * self.duration_s(
-                batch.prefill_tokens + batch.decoding,
+                batch.prefill_tokens + batch.padding_tokens + batch.decoding,
                 batch.sequences,
                 batch.pairs,
                 batch.context + batch.decoding,
                 whole + batch.decoding,
+                prompts=whole,
             )
         )
 
@@ -188,7 +210,8 @@ class Roofline:
         if pairs:
             seconds += self._pair_s * pairs + self._launch_s * self.model.layers
         if context:
-            seconds += self._context_s * context + self._launch_s * self.model.layers
+            each = self._mixed_context_s if pairs else self._context_s
+            seconds += each * context + self._launch_s * self.model.layers
         if sampled:
             logits = self._logit_s * -(-sampled // self._pp)
             seconds += max(logits, self._head_s)
@@ -201,7 +224,7 @@ class Roofline:
         if pairs:
             yield Part("attention_prefill", compute=self._pair_s * pairs, host=launches)
         if context:
-            seconds = self._context_s * context
+            seconds = (self._mixed_context_s if pairs else self._context_s) * context
             if self._decode_by_compute:
                 yield Part("attention_decode", compute=seconds, host=launches)
             else:
@@ -278,11 +301,13 @@ class Roofline:
         p = self._sharpness
         share = 1 / (1 + (memory / compute) ** p)
         seconds = layers * compute * share ** (-1 / p)
+        quantized = layers * self._quantized_bytes * rows * k / self._hbm_bytes_per_s
+        launches = self._launch_s + (_QUANTIZE_S if self._quantized_bytes else 0.0)
         return Part(
             operator,
             compute=seconds * share,
-            hbm_weights=seconds * (1 - share),
-            host=layers * self._launch_s,
+            hbm_weights=seconds * (1 - share) + quantized,
+            host=layers * launches,
         )
 
 

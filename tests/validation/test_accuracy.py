@@ -1,0 +1,56 @@
+"""Predictions agree with what is published as well as docs/accuracy.md says."""
+
+from pathlib import Path
+
+import pytest
+
+from servescope.validation import errors, orders, vllm_traces
+from servescope.validation.table import between, markdown
+from servescope.validation.tgi_study import theoretical_batch
+
+PAGE = Path(__file__).parents[2] / "docs" / "accuracy.md"
+
+
+def of(cells, source):
+    return [cell for cell in cells if cell.source == source]
+
+
+def test_the_page_shows_what_is_predicted_now(cells):
+    shown = between(PAGE.read_text("utf-8"), "tables")
+    assert shown.splitlines() == markdown(cells).splitlines(), "make validate brings it up to date"
+
+
+def test_the_comparison_of_2023_is_within_3_percent_and_its_distributions_within_2_hundredths(
+    cells,
+):
+    table = of(cells, "llm-infer-bench")
+    small = [cell for cell in table if "13b" in cell.setup.model]
+    assert errors(small).mean < 0.03
+    assert errors(of(cells, "llm-infer-bench CDF (digitised)")).mean < 0.02
+    assert all(order.is_right for order in orders(table))
+
+
+@pytest.mark.parametrize("table", ["static", "in-flight batching"])
+def test_tables_of_tensorrt_llm_are_within_5_percent_at_the_median_and_20_at_p90(cells, table):
+    found = errors(of(cells, f"TensorRT-LLM docs, {table}"))
+    assert found.median < 0.05
+    assert found.p90 < 0.2
+
+
+def test_eight_gpus_of_40_gb_hold_111_contexts_of_2048_tokens():
+    assert theoretical_batch("A100-40G", 8, 2048) == 111
+
+
+def test_every_figure_has_a_prediction_or_a_reason(cells):
+    assert len(cells) == 522
+    assert all(cell.note for cell in cells if cell.predicted is None)
+    assert all(cell.predicted > 0 for cell in cells if cell.predicted is not None)
+
+
+@pytest.mark.skipif(not vllm_traces.folders(), reason=f"{vllm_traces.VARIABLE} names no traces")
+def test_traces_are_within_12_percent_and_with_one_constant_within_1():
+    found = list(vllm_traces.predict())
+    assert errors(of(found, vllm_traces.NOTHING_FITTED)).median < 0.12
+    assert errors(of(found, vllm_traces.ONE_CONSTANT)).median < 0.01
+    shown = between(PAGE.read_text("utf-8"), "traces")
+    assert shown.splitlines() == markdown(found).splitlines()
