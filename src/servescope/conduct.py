@@ -87,7 +87,7 @@ def conduct(trial: Trial, watcher: Watcher | None = None, command: list[str] | N
                     offers.check_ownership(trial, stages, where)
                 if cluster is not None:
                     cluster.equip(bench)
-                subject = Measured(bench, cluster)
+                subject = Measured(bench, cluster, look=collection.look)
                 manifest.origin_ns, manifest.instrument = bench.origin_ns, error_bars.kept()
         except BaseException:  # an interrupt, too: nothing has been measured
             writer.discard()

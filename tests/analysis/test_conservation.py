@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from servescope.analysis import conclude
+from servescope.analysis.told import told
 from servescope.conduct import conduct
 from servescope.engine.config import EngineConfig
 from servescope.experiment import Trial
+from servescope.records import Sample
 from servescope.serve import Server
 from tests.analysis.between import Between
 from tests.analysis.runs import planted, said, simulated
@@ -47,7 +49,8 @@ def test_a_proxy_that_holds_tokens_back_is_exposed(tmp_path):
 
 def test_a_proxy_that_lets_few_requests_through_at_once_is_exposed(tmp_path):
     with Server(ENGINE) as server, Between(server, at_once=2) as proxy:
-        found = measured(tmp_path, proxy, read=[server], load=["users:12"], requests=40)
+        options = {"load": ["users:12"], "requests": 100, "output_tokens": "4"}
+        found = measured(tmp_path, proxy, read=[server], **options)
     held, late = said(found, "conservation")
     assert "were held on the way" in held.sentence
     assert held.evidence["server_running_and_waiting"] <= 2
@@ -108,6 +111,36 @@ def test_two_servers_behind_one_address_agree_where_both_are_read(tmp_path):
     with Server(ENGINE) as one, Server(ENGINE) as two, Between(one, two) as proxy:
         found = measured(tmp_path, proxy, read=[one, two], load=["users:8"], requests=100)
     assert said(found, "conservation") == []
+
+
+def test_a_page_on_which_two_servers_answer_in_turn_is_exposed_and_its_counters_are_not_used(
+    tmp_path,
+):
+    with Server(ENGINE) as one, Server(ENGINE) as two, Between(one, two, pages=True) as proxy:
+        measured(tmp_path, one, read=[], load=["users:8"], requests=40)  # it has counted more
+        found = measured(tmp_path, proxy, read=[proxy], load=["users:4"], requests=40)
+    (finding,) = said(found, "conservation")
+    assert "read each server by itself" in finding.sentence
+    (engine,) = (one for one in found.summary.stages[0].resources if one.kind == "engine")
+    assert "generated_tokens" not in engine.figures
+    assert engine.figures["running_requests_max"] > 0
+
+
+def test_of_one_page_by_two_addresses_the_one_that_was_read_more_often_stands(tmp_path):
+    once = {
+        "vllm:time_to_first_token_seconds_sum": 4.5,
+        "vllm:time_to_first_token_seconds_count": 9,
+    }
+    samples = [
+        Sample(t_ns=round(t * 1e9), source=f"prometheus:{host}/metrics", name=name, value=value)
+        for host, times in (("proxy:80", (0, 6, 12)), ("server:80", range(1, 13)))
+        for t in times
+        for name, value in {"up": 1, **once}.items()
+    ]
+    found = planted(
+        tmp_path, np.arange(100) * 0.1, np.full(100, 0.5), np.full(100, 1.0), samples=samples
+    )
+    assert told(found).servers == {"prometheus:server:80/metrics"}
 
 
 @pytest.mark.parametrize("load", ["poisson:20", "users:32", "poisson:200"])

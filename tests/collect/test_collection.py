@@ -111,6 +111,30 @@ def test_a_source_that_hangs_neither_delays_another_nor_holds_up_the_end_for_lon
     assert collection.collected[hanging.source] == "no reading came in time"
 
 
+def test_a_look_reads_everything_before_it_returns_and_waits_for_no_page_that_hangs(monkeypatch):
+    monkeypatch.setattr(_collection, "LOOK_S", 20)  # this machine may be busy
+    with serving(METRICS) as (url, came):
+        with Collection([Prometheus(url=url, every="1h"), Host(every="1h")]) as collection:
+            origin = monotonic_ns()
+            collection.begin(origin)
+            collection.look()
+            collection.look()
+            looked = len(came)
+            samples = collection.drain()
+        times = [one.t_ns for one in samples if one.name == "up"]
+        assert (looked, len(times)) == (3, 4)  # one of them beforehand, to get ready
+        assert max(times) < monotonic_ns() - origin
+    monkeypatch.undo()
+    release = threading.Event()
+    with serving(lambda _: release.wait(20)) as (stuck, _):
+        with Collection([Prometheus(url=stuck, timeout=600.0)]) as collection:
+            collection.begin(monotonic_ns())
+            begun = monotonic()
+            collection.look()
+            assert monotonic() - begun < _collection.LOOK_S + 5
+        release.set()
+
+
 def test_a_source_that_fails_is_told_in_one_line():
     with serving(page(b"", status=404)) as (url, _):
         collector = Prometheus(url=url)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from servescope.analysis import conclude
+from servescope.collect import _collection
 from servescope.conduct import conduct
 from servescope.engine.config import EngineConfig
 from servescope.experiment import Trial
@@ -49,6 +51,20 @@ def test_every_run_reads_its_machine_and_its_engine_from_before_the_load_until_i
         assert max(record.end_ns for record in records) < times[-1]
     tokens = [one.value for one in samples if one.name == "vllm:generation_tokens_total"]
     assert tokens[-1] - tokens[0] == pytest.approx(sum(r.output_tokens for r in records), abs=4)
+
+
+def test_what_an_engine_counts_in_a_stage_is_told_from_its_neighbours_however_seldom_it_is_read(
+    engine, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(_collection, "LOOK_S", 20)  # this machine may be busy
+    stages = {"load": ["users:2", "users:6", "users:2"], "requests": 12}
+    page = [f"{engine.url}/metrics,every=1h"]
+    found = conclude(run(engine.url, tmp_path, metrics=page, **stages)).summary
+    for stage in found.stages:
+        (told,) = (one for one in stage.resources if one.kind == "engine")
+        assert stage.outcomes == {"completed": 12}
+        assert told.figures["requests_finished"] == 12
+        assert told.figures["generated_tokens"] == 12 * 16
 
 
 def test_a_server_without_a_page_is_quiet_in_a_run(tmp_path):

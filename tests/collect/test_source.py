@@ -39,14 +39,20 @@ def taken(script, least: int = 1, *, every: float | str = "10ms", origin_ns: int
     return told_by(Scripted(script=script, every=every), least, origin_ns=origin_ns)
 
 
-def told_by(collector, least: int = 1, *, asked: bool = True, origin_ns: int = 0) -> list[Told]:
+def told_by(
+    collector, least: int = 1, *, asked: bool = True, origin_ns: int = 0, looks: int = 0
+) -> list[Told]:
     told: list[Told] = []
     course = Course(threading.Event(), threading.Event(), origin_ns)
     source = Source(0, collector, course, told.append, asked=asked)
     source.thread.start()
     course.begun.set()
-    until(lambda: len(told) >= least, "readings")
+    for number in range(looks):
+        until(lambda: len(told) > number, "a reading")  # noqa: B023 (called at once)
+        source.look.set()
+    until(lambda: len(told) >= least + looks, "readings")
     course.ended.set()
+    source.look.set()
     source.thread.join(20)
     assert not source.thread.is_alive()
     return told
@@ -173,6 +179,12 @@ def test_the_end_of_a_run_is_read_and_does_not_wait_for_the_next_interval():
     numbers = iter(range(10**9))
     told = taken(lambda: [Reading("x", float(next(numbers)))], every="1h")
     assert [one.values[1].value for one in told] == [0.0, 1.0]
+
+
+def test_a_source_is_read_at_once_where_that_is_wanted_and_then_goes_on_in_its_rhythm():
+    numbers = iter(range(10**9))
+    script = Scripted(script=lambda: [Reading("x", float(next(numbers)))], every="1h")
+    assert [one.values[1].value for one in told_by(script, looks=2)] == [0.0, 1.0, 2.0, 3.0]
 
 
 def test_a_slow_source_is_never_read_twice_at_once():

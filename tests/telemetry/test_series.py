@@ -191,6 +191,19 @@ def test_series_that_restart_at_different_times_are_mended_before_they_are_added
     assert last(telemetry, "generated_tokens") == 185
 
 
+def test_counters_of_a_page_that_servers_answer_in_turn_are_not_told():
+    text = "vllm:generation_tokens_total {}\nvllm:num_requests_running {}\n"
+    ours = [text.format(tokens, 1) for tokens in (500, 10, 600, 20, 700)]
+    telemetry = pages(*ours)
+    assert telemetry.mixed(PAGE)
+    assert telemetry.named("generated_tokens") == []
+    assert last(telemetry, "running_requests") == 1
+    # A server that starts anew cannot be read meanwhile.
+    restarted = pages(ours[0], None, ours[1], ours[2], None, ours[3])
+    assert not restarted.mixed(PAGE)
+    assert last(restarted, "generated_tokens") == 500 + 10 + 590 + 20
+
+
 # --- histograms -----------------------------------------------------------------------------------
 
 

@@ -88,8 +88,8 @@ class Later(NamedTuple):
 
 def findings(evidence: Evidence, parts: dict[int, Steady]) -> list[Finding]:
     """What client and server do not agree on, stage by stage, and then of the run."""
-    found: list[Finding] = []
     servers = told(evidence)
+    found = _mixed(evidence)
     for stage in evidence.summary.stages:
         columns = evidence.of_stage(stage.number)
         window = parts[stage.number].window or stage_window(columns)
@@ -99,6 +99,22 @@ def findings(evidence: Evidence, parts: dict[int, Steady]) -> list[Finding]:
         found += _held(servers, stage.number, columns, window)
         found += _late(evidence, servers, stage.number)
     return found + _counts(evidence, servers)
+
+
+def _mixed(evidence: Evidence) -> list[Finding]:
+    """Pages that say nothing of any one server."""
+    telemetry = evidence.telemetry
+    return [
+        Finding(
+            kind="conservation",
+            sentence=f"answers of several servers alternate on the page {source}, for its counters "
+            "fall again and again: none is used; read each server by itself (--metrics URL)",
+            strength="shown",
+            evidence={"source": source},
+        )
+        for source in telemetry.sources
+        if telemetry.mixed(source)
+    ]
 
 
 def _unanswered(number: int, columns: Columns, window: Window) -> list[Finding]:

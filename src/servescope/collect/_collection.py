@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import msgspec
@@ -19,7 +19,10 @@ from servescope.collect import Collector
 from servescope.collect._source import STOP_S, Order, Told
 from servescope.errors import shorten
 from servescope.records import Sample
+from servescope.telemetry.source import LAG_S
 
+LOOK_S = 0.2
+"""How long the beginning of a stage waits for readings; its load processes take as long."""
 _MARGIN_S = 0.5
 _NICE = 10
 _TOLD = msgspec.json.Decoder(Told)
@@ -27,7 +30,7 @@ _READ = "read"
 
 
 class Collection:
-    """Reads collectors while a run goes on: `begin`, `drain` now and then, `end`.
+    """Reads collectors while a run goes on: `begin`, a `look` before each stage, `drain`, `end`.
 
     Use it in a with statement: the process starts with it and gets ready while the run is prepared.
     Whatever befalls it is told in `notes` and never raised.
@@ -40,7 +43,9 @@ class Collection:
         self._told: dict[int, Told] = {}
         """What each source said last."""
         self._samples: list[Sample] = []
+        """Not yet drained."""
         self._rest = b""
+        self._origin_ns = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._fault = ""
         self._over = False
@@ -65,8 +70,6 @@ class Collection:
         with contextlib.suppress(OSError):  # it may be gone already
             os.setpriority(os.PRIO_PROCESS, self._process.pid, os.nice(0) + _NICE)
         assert self._process.stdout is not None  # noqa: S101 (for the type checker)
-        with contextlib.suppress(OSError):  # it may be gone already
-            os.setpriority(os.PRIO_PROCESS, self._process.pid, os.nice(0) + _NICE)
         os.set_blocking(self._process.stdout.fileno(), False)
         orders = [
             Order(
@@ -92,10 +95,42 @@ class Collection:
 
     def begin(self, origin_ns: int) -> None:
         """The run began then, on the monotonic clock: read from now on."""
+        self._origin_ns = origin_ns
         self._write(b"%d\n" % origin_ns)
+
+    def look(self) -> None:
+        """Have every source read now, out of its rhythm; waits for that, though not long.
+
+        So what a server counts in a stage is told from what it counts in the stages beside it.
+        """
+        until_s, since_ns = time.monotonic() + LOOK_S, 0
+        if self._told:  # else the first readings, which the beginning asked for, are under way
+            time.sleep(LAG_S)  # by now the server has counted the answers of the stage before
+            since_ns = time.monotonic_ns() - self._origin_ns
+            self._write(b"\n")
+        self._wait(until_s, lambda: self._read_since(since_ns))
+
+    def _read_since(self, t_ns: int) -> bool:
+        """Whether every source that can be read has been."""
+        each = [self._told.get(number) for number in range(len(self._collectors))]
+        return all(one and (one.last or not one.readings or one.t_ns >= t_ns) for one in each)
+
+    def _wait(self, until_s: float, enough: Callable[[], bool]) -> None:
+        """Take what comes until it is enough, until nothing more can come, or until then."""
+        if self._process is None:
+            return
+        assert self._process.stdout is not None  # noqa: S101 (for the type checker)
+        while not self._over and not enough() and (left_s := until_s - time.monotonic()) > 0:
+            select.select([self._process.stdout], [], [], left_s)
+            self._take()
 
     def drain(self) -> list[Sample]:
         """The samples that came since the last call; never waits."""
+        self._take()
+        found, self._samples = self._samples, []
+        return found
+
+    def _take(self) -> None:
         while self._process is not None and not self._over:
             assert self._process.stdout is not None  # noqa: S101 (for the type checker)
             try:
@@ -118,22 +153,14 @@ class Collection:
                     )
                     for one in told.values
                 ]
-        found, self._samples = self._samples, []
-        return found
 
     def end(self) -> None:
         """The run is over: have every source read a last time; waits for that, though not long."""
         if self._process is None:
             return
-        assert self._process.stdout is not None  # noqa: S101 (for the type checker)
         died = self._process.poll() is not None
         self._close_input()
-        samples: list[Sample] = []
-        until_s = time.monotonic() + STOP_S + _MARGIN_S
-        while not self._over and (left_s := until_s - time.monotonic()) > 0:
-            select.select([self._process.stdout], [], [], left_s)
-            samples += self.drain()
-        self._samples = samples
+        self._wait(time.monotonic() + STOP_S + _MARGIN_S, lambda: False)
         if not self._over:
             self._fault = "their process did not end in time"
         elif died or self._process.wait():

@@ -74,6 +74,8 @@ class Source:
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.wanted = asked
         """Whether the end of the run waits for it."""
+        self.look = threading.Event()
+        """Set where it is to be read at once."""
         self._collector, self._course, self._tell, self._number = collector, course, tell, number
         self._asked = asked
         self._reader: Callable[[], Iterable[Reading]] | None = None
@@ -85,7 +87,8 @@ class Source:
     def _run(self) -> None:
         """Read at multiples of `every` from the start, leaving out what a slow source missed.
 
-        The end is read too, so that the differences of counters span the run.
+        It starts anew with each look. The end is read too, so that the differences of counters span
+        the run.
         """
         if not self._is_there():
             return
@@ -93,13 +96,15 @@ class Source:
         every_ns = round(self._collector.every_s * 1e9)
         due_ns = time.monotonic_ns()
         while True:
+            self.look.clear()  # before reading: one that is wanted meanwhile is another
             last = self._course.ended.is_set()
             self._read(last=last)
             if last:
                 return
             now_ns = time.monotonic_ns()
             due_ns += every_ns * max(1, -((due_ns - now_ns) // every_ns))
-            self._course.ended.wait((due_ns - now_ns) / 1e9)
+            if self.look.wait((due_ns - now_ns) / 1e9):
+                due_ns = time.monotonic_ns()
 
     def _is_there(self) -> bool:
         """Read it once beforehand, which is not kept: what needs time to get ready takes it now.

@@ -243,7 +243,7 @@ def _too_slowly(stage: StageFacts, columns: Columns) -> Doubt | None:
     if stage.rate is None or len(sent) < 2:
         return None
     due_s, sent_s = float(np.ptp(sent.due_ns)) / 1e9, float(np.ptp(sent.sent_ns)) / 1e9
-    if due_s >= OFFERED_RATIO * sent_s or sent_s - due_s < STRETCH_S:
+    if not stretched(due_s, sent_s):
         return None
     ratio = due_s / sent_s
     return Doubt(
@@ -254,6 +254,11 @@ def _too_slowly(stage: StageFacts, columns: Columns) -> Doubt | None:
         limit=OFFERED_RATIO,
         advice=_offer_all(stage),
     )
+
+
+def stretched(due_s: float, sent_s: float) -> bool:
+    """Whether sending took too much longer than the schedule does."""
+    return due_s < OFFERED_RATIO * sent_s and sent_s - due_s >= STRETCH_S
 
 
 def _offer_all(stage: StageFacts) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from rich import box
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from servescope.tally import Buckets, Tally
 
 WIDEST = 100
-NARROWEST, LOWEST = 40, 6
+NARROWEST, LOWEST = 32, 5
 """Columns and lines below which a panel shows less than a line does."""
+LABEL = len("requests")
 LINE = 120
 """Columns of a line where no terminal says how many there are."""
 BAR, NARROW = 20, 70
@@ -89,6 +91,7 @@ def over(now: Standing) -> str:
     """The line that stays of a stage after it."""
     whole = now._replace(
         elapsed_s=max(now.elapsed_s, now.tally.span_s),
+        asked=None,
         tokens=now.tally.output_tokens_per_s,
         in_flight=0,
         left_s=None,
@@ -109,7 +112,7 @@ def news(now: Standing) -> Iterator[tuple[str, str]]:
 def _rows(now: Standing, *, bar: int, marks: str) -> list[tuple[int, str, Text]]:
     """How much each matters (0 the most), a label, and what there is to say."""
     tally = now.tally
-    rate = Text()
+    rate = Text(no_wrap=False)
     if now.asked:
         rate.append(f"{_number(now.asked)}/s asked, ")
     rate.append(f"{_number(tally.requests_per_s)}/s answered", "bold")
@@ -124,20 +127,22 @@ def _rows(now: Standing, *, bar: int, marks: str) -> list[tuple[int, str, Text]]
         (5, "tokens", Text(f"{_number(now.tokens)}/s out" if now.tokens is not None else "-")),
     ]
     if now.server:
-        rows.append((6, "server", Text(now.server)))
+        rows.append((6, "server", Text(now.server, no_wrap=False)))
     if now.gpu:
-        rows.append((7, "GPU", Text(now.gpu)))
+        rows.append((7, "GPU", Text(now.gpu, no_wrap=False)))
     if tally.failures:
         counts = ", ".join(f"{count:,} {name}" for name, count in tally.failures.most_common())
-        rows.append((3, "errors", Text(counts, "bold red")))
+        rows.append((3, "errors", Text(counts, "bold red", no_wrap=False)))
         newest = printable(next(reversed(tally.words.values()), ""))
         rows.append((8, "", Text(newest, "red")))
-    rows += [(3, "doubt", Text(f"{doubt.kind}: {doubt.message}", "yellow")) for doubt in now.doubts]
+    for doubt in now.doubts:
+        told = Text(f"{doubt.kind}: {doubt.message}", "yellow", no_wrap=False)
+        rows.append((3, "doubt", told))
     return rows
 
 
 def _progress(now: Standing, bar: int, marks: str) -> Text:
-    text = Text()
+    text = Text(no_wrap=False)
     if now.progress is not None:
         full = round(bar * now.progress)
         text.append(marks[0] * full, "green")
@@ -209,11 +214,18 @@ class Screen:
         if columns < NARROWEST or height < LOWEST:
             return [line(now, max(columns, 1))] if height > 0 else []
         rows = _rows(now, bar=BAR if columns > NARROW else BAR // 2, marks=self._marks)
-        kept = sorted(rank for rank, _, _ in rows)[: height - 2]
+        lines = self._framed(now, rows, columns)
+        while len(lines) > height and len(rows) > 1:
+            rows.remove(max(rows, key=itemgetter(0)))
+            lines = self._framed(now, rows, columns)
+        return lines[:height]
+
+    def _framed(self, now: Standing, rows: list[tuple[int, str, Text]], columns: int) -> list[str]:
+        width = min(columns, WIDEST)
         grid = Table.grid(padding=(0, 1))
-        grid.add_column(no_wrap=True, style="bright_black", width=len("requests"))
-        grid.add_column(no_wrap=True, overflow="ellipsis")
-        for _, label, text in [row for row in rows if row[0] <= kept[-1]][: height - 2]:
+        grid.add_column(no_wrap=True, style="bright_black", width=LABEL)
+        grid.add_column(no_wrap=True, overflow="ellipsis", width=width - LABEL - len("│  │ "))
+        for _, label, text in rows:
             grid.add_row(label, text)
         panel = Panel(
             Group(grid),
@@ -224,8 +236,9 @@ class Screen:
             subtitle_align="left",
             border_style="bright_black",
         )
+        self._console.width = width  # not what the environment says
         with self._console.capture() as captured:
-            self._console.print(panel, width=min(columns, WIDEST), height=None)
+            self._console.print(panel)
         return captured.get().rstrip("\n").split("\n")
 
     def _size(self) -> tuple[int, int]:

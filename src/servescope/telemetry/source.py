@@ -13,6 +13,7 @@ import numpy as np
 
 from servescope.telemetry.names import (
     ABOUT,
+    ENGINES,
     IDLE,
     KINDS,
     RANKS,
@@ -37,6 +38,8 @@ LAG_S = 0.05
 """A server may count an answer a moment after it has sent it, and its page is a moment old."""
 MOST = 1e18
 """No figure is larger; a page may say what it likes, and yet what is reckoned stays finite."""
+MIXED_FALLS = 2
+"""So often a counter falls where several engines answer in turn."""
 _SUFFIXES = ("_bucket", "_sum", "_count")
 
 Key = tuple[tuple[str, str], ...]
@@ -116,6 +119,26 @@ class Source:
         """When a reading failed; rising."""
         return np.unique(np.array(self._up.t_ns, np.int64)[np.array(self._up.value) <= 0]) / 1e9
 
+    @cached_property
+    def mixed(self) -> bool:
+        """Whether it is a page that several engines answer in turn: its counters mean nothing.
+
+        One falls again and again, and no reading fails in between as where a server starts anew.
+        """
+        tables = [TABLES[name] for name in self.tables if name in ENGINES]
+        rules = (rule for table in tables for each in table.values() for rule in each)
+        raw = {name for rule in rules if rule.kind == "counter" for name in rule.raw}
+        return any(
+            self._falls(points) >= MIXED_FALLS
+            for name in raw
+            for points in self._raw.get(name, {}).values()
+        )
+
+    def _falls(self, points: _Points) -> int:
+        t_s, fell = np.array(points.t_ns) / 1e9, np.diff(points.value) < 0
+        failed = np.searchsorted(self.failed_s, t_s)
+        return int(np.count_nonzero(fell & (np.diff(failed) == 0)))
+
     def abouts(self) -> set[About]:
         """What it tells of: an engine, GPUs, a host."""
         if not self._page:
@@ -149,7 +172,7 @@ class Source:
         return []
 
     def _by(self, rule: Rule, name: str) -> list[Series]:
-        if rule.kind == "histogram":
+        if rule.kind == "histogram" or (rule.kind == "counter" and self.mixed):
             return []
         found: list[Series] = []
         groups: dict[Key, list[Part]] = {}
@@ -240,7 +263,7 @@ class Source:
     def histograms(self, name: str) -> list[Histogram]:
         """The histograms of a common name."""
         times = self.times_ns
-        for table in self.tables if len(times) else ():
+        for table in self.tables if len(times) and not self.mixed else ():
             for rule in TABLES[table].get(name, ()):
                 parts = _once(self._parts(f"{rule.raw[0]}_count", rule))
                 if parts:
