@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from unittest.mock import patch
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -30,10 +31,11 @@ def command(monkeypatch, capfd, tmp_path):
     def invoke(*words):
         monkeypatch.setattr(sys, "argv", ["servescope", *map(str, words)])
         status = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            status = end.code or 0
+        with patch.dict(os.environ):  # a command may change it for itself
+            try:
+                cli.main()
+            except SystemExit as end:
+                status = end.code or 0
         return (status, *capfd.readouterr())
 
     return invoke

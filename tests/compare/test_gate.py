@@ -5,9 +5,11 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from servescope.analysis.gate import parse
+from servescope.analysis.comparison import SideDoubt
+from servescope.analysis.gate import judge, parse
+from servescope.analysis.sides import read
 from servescope.errors import BadInput
-from tests.compare.runs import written
+from tests.compare.runs import simulated, written
 from tests.compare.test_compare import invoked
 
 LONG = [50 + (k * 7919 % 13) for k in range(400)]
@@ -85,6 +87,10 @@ def test_a_change_near_the_bound_is_not_decided_and_says_what_would_decide_it(pa
     assert "repeats a side would decide it" in text
 
 
+def test_a_change_at_the_bound_is_not_said_to_be_decided_by_thousands_of_repeats(pair):
+    assert "so near the bound" in gate(pair(1.03), "ttft_mean<+3%")[1]
+
+
 def test_what_is_not_decided_fails_only_where_that_is_asked_for(tmp_path):
     a = written(tmp_path, "a", times_ms=LONG)
     b = written(tmp_path, "b", times_ms=[1.05 * t for t in LONG])
@@ -117,6 +123,57 @@ def test_an_incomplete_run_keeps_no_bound_but_may_break_one(tmp_path):
     assert "not decided" in text
     assert "B is incomplete (b: SIGINT)" in text
     assert gate((a, c), "ttft_mean<+10%")[0] == 4
+
+
+def test_a_run_that_answered_only_some_keeps_no_bound_on_the_times_of_those(tmp_path):
+    a = written(tmp_path, "a", times_ms=LONG)
+    b = written(
+        tmp_path, "b", times_ms=LONG,
+        outcome=lambda k: "failed:http_5xx" if k % 8 == 0 else "completed",
+    )  # fmt: skip
+    status, text = gate((a, b), "ttft_mean<+20%,error_ratio<+30%", "--gate-undecided", "fail")
+    assert status == 4
+    assert "B is in doubt (errors: 12.5 % of 400 requests did not complete" in text
+    assert "error_ratio<+30% at constant:100: kept" in text  # it counts all requests
+
+
+def test_a_doubt_about_one_load_is_none_about_another(tmp_path):
+    loads = ["constant:1", "constant:12"]
+    a = written(tmp_path, "a", times_ms=LONG, loads=loads)
+    b = written(
+        tmp_path, "b", times_ms=LONG, loads=loads,
+        outcome=lambda k: "failed:http_5xx" if k % 8 == 0 else "completed", failing=[0],
+    )  # fmt: skip
+    status, text = gate((a, b), "ttft_mean<+30%")
+    assert status == 0
+    assert "at constant:1: not decided" in text
+    assert "at constant:12: kept" in text
+
+
+@pytest.mark.parametrize("kind", ["client_limited", "clock", "merged_reads", "not_offered"])
+def test_what_the_load_generator_may_have_made_keeps_no_bound(pair, kind):
+    sides, bounds = read([str(path) for path in pair(1.0)]), parse("ttft_mean<+20%")
+    assert [one.outcome for one in judge(sides, bounds)] == ["kept"]
+    sides[0].side.doubts.append(SideDoubt(load="constant:100", kind=kind, message="it was late"))
+    (judgement,) = judge(sides, bounds)
+    assert judgement.outcome == "not decided"
+    assert f"A is in doubt ({kind}: it was late)" in judgement.sentence
+
+
+def test_shorter_answers_keep_no_bound(tmp_path):
+    even = {"input_tokens": "128"}
+    a = simulated(tmp_path, "a", seed=1, output_tokens="64", **even)
+    b = simulated(tmp_path, "b", seed=1, output_tokens="48", **even)
+    status, text = gate((a, b), "e2e_mean<+5%")
+    assert status == 0
+    assert "not decided" in text
+    assert "B had 25.0 % fewer output tokens a request: it did other work" in text
+
+
+def test_runs_without_failures_keep_a_bound_on_failures(pair):
+    status, text = gate(pair(1.0), "error_ratio<+2%")
+    assert status == 0
+    assert ": kept: failed, of all due changed by +0.0 points" in text
 
 
 def test_failures_are_bound_in_points(tmp_path):

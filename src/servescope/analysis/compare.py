@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from servescope.analysis import difference
 from servescope.analysis.comparison import (
-    HIGHER_IS_BETTER,
     JUDGED,
-    LATENCIES,
     LENGTHS,
     RATES,
     SHARES,
@@ -23,11 +23,13 @@ from servescope.analysis.comparison import (
     Row,
     Side,
     SideDoubt,
-    Verdict,
+    form,
+    judgement,
+    label,
+    letter,
 )
 from servescope.analysis.sides import Loaded, metrics_of, read
 from servescope.goodput import METRICS
-from servescope.units import three_digits
 
 if TYPE_CHECKING:
     from servescope.analysis.difference import Change, Estimate
@@ -42,10 +44,14 @@ explains: of the logarithm of a figure, and of a share. From benchmarks/compare.
 that was busy with other things."""
 FLOORS = {"p90": 0.05, "p95": 0.05, "p99": 0.08}
 """The same for a tail, which is made of what disturbs a machine."""
+FLOOR_LENGTHS = 0.002
+"""Of the tokens of a request, which a machine does not disturb."""
 DRIFT = math.sqrt(2)
 """A measured run's own noise is so much larger than its blocks tell: some of it is slower."""
 FLOOR_SIMULATED = 0.005
 _LOWER_IS_BETTER = ("energy_j_per_output_token", "energy_j_per_request")
+_OTHER_WORK = 0.99
+"""The confidence with which other lengths are other work."""
 _NO_NOISE = "not judged: one run a side, and nothing in it tells the noise of this"
 
 
@@ -93,37 +99,56 @@ def _pair(
         repeats=(len(parts[0]), len(parts[1])),
         rows=[],
     )
+    letters = "A", letter(number)
     if a != b:
-        found.notes.append(f"the loads are not the same: A had {a}, B {b}")
+        found.notes.append(f"the loads are not the same: A had {a}, {letters[1]} {b}")
     slo = baseline.slo or other.slo
     names = _names([*parts[0], *parts[1]]) if only is None else list(only)
-    judged = [name for name in names if name not in LENGTHS]
     estimates = tuple([part.estimates(slo, {*names, *LENGTHS}) for part in side] for side in parts)
-    simulated = baseline.simulated and other.simulated
-    found.rows = _rows(
-        judged, estimates, simulated=simulated, level=level, keep_absent=only is not None
-    )
+    if any(map(_brief, parts)):
+        if found.repeats[0] > 1 and found.repeats[1] > 1:
+            estimates = tuple([_without_noise(one) for one in side] for side in estimates)
+        else:
+            found.notes += _few_rounds(parts, letters)
+    rows = partial(
+        _rows, estimates=estimates, letters=letters,
+        simulated=baseline.simulated and other.simulated,
+    )  # fmt: skip
+    found.rows = rows(names, level=level, keep_absent=only is not None)
+    lengths = rows(list(LENGTHS), level=_OTHER_WORK, judge=False)
+    found.notes += [_other_work(row, letters[1]) for row in lengths if _apart(row)]
     if only is None:
-        lengths = _rows(list(LENGTHS), estimates, simulated=simulated, judge=False)
-        found.notes += [_other_work(row) for row in lengths if _apart(row)]
         found.rows += lengths + _resources(parts)
-    if baseline.slo is not None and other.slo is not None and str(baseline.slo) != str(other.slo):
-        found.notes.append(f"goodput is measured against A's SLO on both sides: {baseline.slo}")
-    found.notes += _few_rounds(parts)
     _mark_definitions(found, baseline.side, other.side)
-    found.notes += _gaps_mixed(parts)
+    _mark_mixed_gaps(found, parts)
+    _mark_unanswered(found, letters)
     return found
 
 
 def _names(parts: Sequence[Part]) -> list[str]:
     latencies = [f"{metric}_{s}" for metric in metrics_of(parts) for s in JUDGED]
-    return [*latencies, *RATES, *SHARES, *LENGTHS]
+    return [*latencies, *RATES, *SHARES]
+
+
+def _brief(side: Sequence[Part]) -> bool:
+    """Whether the noise of its runs cannot be read from themselves: a burst is one round."""
+    rounds = [part.rounds for part in side if part.rounds]
+    return bool(rounds) and min(rounds) < difference.ROUNDS * difference.FEWEST_BLOCKS
+
+
+def _without_noise(estimates: Estimates) -> Estimates:
+    """As if nothing were known of it, so that the spread of repeats is all there is to go by."""
+    return {
+        name: one if name in SHARES else replace(one, ladder=None)
+        for name, one in estimates.items()
+    }
 
 
 def _rows(
     names: Sequence[str],
-    estimates: Sequence[Sequence[Estimates]],
     *,
+    estimates: Sequence[Sequence[Estimates]],
+    letters: tuple[str, str],
     simulated: bool,
     level: float = difference.LEVEL,
     keep_absent: bool = False,
@@ -135,7 +160,7 @@ def _rows(
     changes = difference.apart(
         [sides[0][name] for name in both],
         [sides[1][name] for name in both],
-        [_floor(name, simulated=simulated) for name in both],
+        [_floor(name, [*sides[0][name], *sides[1][name]], simulated=simulated) for name in both],
         drift=1.0 if simulated else DRIFT,
         level=level,
     )
@@ -149,14 +174,20 @@ def _rows(
         if name in known:
             _judge(row, known[name], judge=judge)
         else:
-            lacking = [side for side, value in (("A", a), ("B", b)) if value is None]
+            lacking = [each for each, v in zip(letters, (a, b), strict=True) if v is None]
             row.note = f"not measured on {' and '.join(lacking)}"
         rows.append(row)
     return rows
 
 
-def _floor(figure: str, *, simulated: bool) -> float:
-    return FLOOR_SIMULATED if simulated else FLOORS.get(figure.rpartition("_")[2], FLOOR)
+def _floor(figure: str, runs: Sequence[Estimate], *, simulated: bool) -> float:
+    if figure in LENGTHS:
+        return FLOOR_LENGTHS
+    usual = FLOOR_SIMULATED if simulated else FLOOR
+    if figure in SHARES:  # most at a half; where none or all do, runs are alike
+        share = sum(one.value for one in runs) / len(runs)
+        return usual * 2 * math.sqrt(share * (1 - share))
+    return usual if simulated else FLOORS.get(figure.rpartition("_")[2], usual)
 
 
 def _judge(row: Row, change: Change | None, *, judge: bool) -> None:
@@ -168,6 +199,8 @@ def _judge(row: Row, change: Change | None, *, judge: bool) -> None:
         row.note = _NO_NOISE
         return
     low, high = change.size - change.below, change.size + change.above
+    if share and math.isfinite(low) and math.isfinite(high):
+        low, high = max(low, -1.0), min(high, 1.0)
     row.low, row.high = (_ratio(value, share=share) for value in (low, high))
     row.smallest_ratio = _ratio(change.seen, share=share)
     if row.low is None and row.high is None:
@@ -175,14 +208,7 @@ def _judge(row: Row, change: Change | None, *, judge: bool) -> None:
         return
     row.floor_ratio = change.floor
     if judge:
-        row.verdict = verdict(row.figure, low, high)
-
-
-def verdict(figure: str, low: float, high: float) -> Verdict:
-    """What an interval of a figure's change says."""
-    if low <= 0 <= high:
-        return "no difference shown"
-    return "better" if (low > 0) == (figure in HIGHER_IS_BETTER) else "worse"
+        row.verdict = judgement(row.figure, low, high)
 
 
 def _ratio(size: float, *, share: bool) -> float | None:
@@ -210,10 +236,11 @@ def _apart(row: Row) -> bool:
     return (row.low or 0) > 0 or (row.high or 0) < 0
 
 
-def _other_work(row: Row) -> str:
+def _other_work(row: Row, side: str) -> str:
     more = "more" if (row.change_ratio or 0) > 0 else "fewer"
     what = row.label.removesuffix(", mean")
-    return f"B had {abs(row.change_ratio or 0):.1%} {more} {what} a request: it did other work"
+    size = f"{100 * abs(row.change_ratio or 0):.1f} %"
+    return f"{side} had {size} {more} {what} a request: it did other work"
 
 
 def _resources(parts: Sequence[Sequence[Part]]) -> list[Row]:
@@ -255,8 +282,9 @@ def _mark_definitions(pair: Pair, a: Side, b: Side) -> None:
     """Say of each figure that the two sides do not mean the same."""
     if a.tool == b.tool:
         return
+    sides = (("A", a), (letter(pair.side), b))
     for row in pair.rows:
-        tools = [f"{n}'s {s.tool}" for n, s in (("A", a), ("B", b)) if defined(row, s)]
+        tools = [f"{n}'s {s.tool}" for n, s in sides if defined(row, s)]
         if tools and row.a is not None and row.b is not None:
             said = f"as defined by {' and '.join(tools)}"
             row.note = f"{said}; {row.note}" if row.note else said
@@ -269,17 +297,26 @@ def defined(row: Row, side: Side) -> str | None:
     return side.definitions.get(name)
 
 
-def _few_rounds(parts: Sequence[Sequence[Part]]) -> list[str]:
-    """A burst is one round however many requests it has: its noise cannot be read from itself."""
-    for letter, side in zip("AB", parts, strict=True):
-        rounds = [part.rounds for part in side if part.rounds is not None]
-        if len(side) == 1 and rounds and rounds[0] < difference.ROUNDS * difference.FEWEST_BLOCKS:
-            many = f"{letter}'s requests made only about {three_digits(rounds[0])} rounds"
-            return [f"{many}: one run says little of its noise; repeat it, or send more requests"]
+def _few_rounds(parts: Sequence[Sequence[Part]], letters: tuple[str, str]) -> list[str]:
+    for side, name in zip(parts, letters, strict=True):
+        if _brief(side):
+            rounds = min(part.rounds for part in side if part.rounds)
+            many = f"{name}'s requests were only {rounds:.1f} rounds of those in flight"
+            advice = "repeat both sides, or send more requests"
+            return [f"{many}, which says little of the noise: {advice}"]
     return []
 
 
-def _gaps_mixed(parts: Sequence[Sequence[Part]]) -> list[str]:
+def _mark_unanswered(pair: Pair, letters: tuple[str, str]) -> None:
+    """A figure that is missing because nothing came back is said to be so."""
+    silent = [name for name, n in zip(letters, pair.requests, strict=True) if not n]
+    if silent:
+        for row in pair.rows:
+            if row.a is None or row.b is None:
+                row.note = f"nothing was answered on {' and '.join(silent)}"
+
+
+def _mark_mixed_gaps(pair: Pair, parts: Sequence[Sequence[Part]]) -> None:
     """A tool's gaps between chunks against another's between tokens."""
     kinds = [
         {name for name in ("itl_s", "icl_s") if name in part.imported_figures}
@@ -290,28 +327,36 @@ def _gaps_mixed(parts: Sequence[Sequence[Part]]) -> list[str]:
         said = (
             "one side tells the time between tokens (ITL) and the other that between chunks (ICL)"
         )
-        return [f"{said}, whatever the tools call them: they are not compared"]
-    return []
+        for row in pair.rows:
+            if row.figure.startswith(("itl_", "icl_")):
+                row.note = f"{said}, whatever the tools call them: they are not compared"
 
 
 def _cautions(a: Loaded, b: Loaded) -> list[str]:
+    if a.side.tool != b.side.tool:
+        return ["figures of different tools are compared, each with its tool's own definitions"]
     if not (a.runs and b.runs):
-        return ["figures of different tools are compared with each tool's own definitions"]
+        return []
     one, two = a.runs[0].manifest, b.runs[0].manifest
+    found = []
+    if a.slo is not None and b.slo is not None and str(a.slo) != str(b.slo):
+        found.append(f"goodput is measured against A's SLO on both sides: {a.slo}")
     if one.kind != two.kind:
-        return ["one side was measured and the other simulated"]
+        return [*found, "one side was measured and the other simulated"]
     seed = one.trial.get("seed")
     here = one.trial.get("target") == two.trial.get("target")
     if one.kind == "measured" and here and seed is not None and seed == two.trial.get("seed"):
         said = f"both asked the same prompts (seed {seed}) of one URL"
-        return [f"{said}: a prefix cache not emptied between them flatters the later one"]
-    return []
+        found.append(f"{said}: a prefix cache not emptied between them flatters the later one")
+    return found
 
 
 def _method(sides: Sequence[Loaded]) -> list[str]:
     repeated = max(len(side.side.paths) for side in sides) > 1
-    tails = f" ({FLOORS['p95']:.0%} at P95, {FLOORS['p99']:.0%} at P99)"
-    floor = f"{FLOOR_SIMULATED:.1%}" if all(s.simulated for s in sides) else f"{FLOOR:.0%}{tails}"
+    usual, p95, p99 = (f"{100 * x:g} %" for x in (FLOOR, FLOORS["p95"], FLOORS["p99"]))
+    floor = f"{usual} ({p95} at P95, {p99} at P99)"
+    if all(side.simulated for side in sides):
+        floor = f"{100 * FLOOR_SIMULATED:g} %"
     between = f"beyond that, runs of one configuration are taken to differ by {floor}"
     held = "intervals hold with 95 % confidence for all figures of a pair of sides at once"
     return [
@@ -320,24 +365,6 @@ def _method(sides: Sequence[Loaded]) -> list[str]:
         + (", corrected by the repeats" if repeated else "; repeats would tell by how much"),
         "'seen from' is the smallest change that would have been shown with a probability of 80 %",
     ]
-
-
-# --- names ----------------------------------------------------------------------------------------
-
-
-def label(figure: str) -> str:
-    """What people call a figure."""
-    metric, _, statistic = figure.rpartition("_")
-    if metric in LATENCIES:
-        return f"{LATENCIES[metric]} {statistic}"
-    return {**RATES, **SHARES, **LENGTHS}.get(figure, figure)
-
-
-def form(figure: str) -> str:
-    """How a figure's values are shown."""
-    if figure in SHARES:
-        return "percent"
-    return "number" if figure in RATES or figure in LENGTHS else "seconds"
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:

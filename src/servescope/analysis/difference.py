@@ -158,12 +158,6 @@ class Blocks:
         return float(np.mean(sums * sums)) / (self.length * (n - self.length) * self._held)
 
 
-def smooth(value: float, error: float, *, log: bool = True) -> Estimate:
-    """A figure whose noise is about normal. `error` is relative for one on the logarithm."""
-    at = math.log(value) if log else value
-    return Estimate(value, at, at + GRID * error)
-
-
 def apart(
     a: Sequence[Sequence[Estimate]],
     b: Sequence[Sequence[Estimate]],
@@ -215,7 +209,8 @@ class _Figure:
             self.dispersion = max(trusted, excess / repeats) if repeats else 1.0
             self.dof = min(sum(one.dof for side in self.sides for one in side), 1e6)
         else:  # the runs' spread is all there is to go by
-            self.floor = math.sqrt(around / repeats) if repeats > 1 else math.nan
+            spread = math.sqrt(around / repeats) if repeats > 1 else math.nan
+            self.floor = math.hypot(spread, floor)
             self.own = [[0.0 for _ in side] for side in self.sides]
             self.dispersion, self.dof = 1.0, float(max(repeats, 1))
         self.within = within

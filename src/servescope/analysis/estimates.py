@@ -188,12 +188,12 @@ def _rates(
     blocks = Blocks.of(bins, bins * typical / (end - start), "time")
     edges = np.linspace(start, end, bins + 1)
     found: Estimates = {}
-    for name, (t_ns, weight) in _arrivals(columns, answered, slo).items():
+    for name, weight in _weights(answered, slo).items():
         total = float(weight.sum())
         if name not in wanted or total <= 0:
             continue
         value = total / window.span_s
-        counts: Floats = np.histogram(t_ns / 1e9, edges, weights=weight)[0]
+        counts = _spread(answered, weight, edges)
         mean = float(counts.mean())
         if blocks is None or mean <= 0:
             found[name] = Estimate(value, math.log(value))
@@ -206,6 +206,29 @@ def _rates(
     return found
 
 
+def _spread(answered: Columns, weight: Floats, edges: Floats) -> Floats:
+    """How much is done in each piece of time, a request's weight evenly over its time in flight.
+
+    Counted at its end, what a batch finishes together would look like noise.
+    """
+    first, last = (at / 1e9 - edges[0] for at in (answered.sent_ns, token_times.ended_ns(answered)))
+    density = weight / np.maximum(last - first, 1e-9)
+    inside = edges - edges[0]
+
+    def done(since: Floats) -> Floats:
+        order = np.argsort(since)
+        begun = np.searchsorted(since[order], inside)
+        slope, at_0 = (
+            np.concatenate(([0.0], np.cumsum(each[order])))[begun]
+            for each in (density, density * since)
+        )
+        found: Floats = inside * slope - at_0
+        return found
+
+    pieces: Floats = np.diff(done(first) - done(last))
+    return pieces
+
+
 def _drain_s(e2e_s: Floats, flying: int) -> float:
     """Standard deviation of the time that the last requests take: of the longest rest of them."""
     rng = np.random.default_rng(flying)
@@ -213,25 +236,18 @@ def _drain_s(e2e_s: Floats, flying: int) -> float:
     return float((chosen * rng.random(chosen.shape)).max(axis=1).std())
 
 
-def _arrivals(
-    columns: Columns, answered: Columns, slo: Slo | None
-) -> dict[str, tuple[NDArray[np.int64], Floats]]:
-    """What each rate counts: times and weights."""
-    ended = token_times.ended_ns(answered)
-    found = {"requests_per_s": (ended, np.ones(len(answered)))}
+def _weights(answered: Columns, slo: Slo | None) -> dict[str, Floats]:
+    """What each rate counts of each answered request."""
+    found = {"requests_per_s": np.ones(len(answered))}
     if not (answered.output_tokens == ABSENT).any():
-        tokens = token_times.arriving_tokens(answered)
-        found["output_tokens_per_s"] = (answered.chunk_ns, tokens)
-        first = token_times.first_chunk_ns(answered)
+        found["output_tokens_per_s"] = answered.output_tokens.astype(np.float64)
         if not (answered.input_tokens == ABSENT).any():
-            found["total_tokens_per_s"] = (
-                np.concatenate((answered.chunk_ns, first)),
-                np.concatenate((tokens, answered.input_tokens.astype(np.float64))),
-            )
-    good = meets(slo, columns) if slo is not None else None
+            found["total_tokens_per_s"] = found[
+                "output_tokens_per_s"
+            ] + answered.input_tokens.astype(np.float64)
+    good = meets(slo, answered) if slo is not None else None
     if good is not None:
-        when = token_times.ended_ns(columns)
-        found["goodput_requests_per_s"] = (when[good], np.ones(int(good.sum())))
+        found["goodput_requests_per_s"] = good.astype(np.float64)
     return found
 
 

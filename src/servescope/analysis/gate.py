@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from servescope.analysis.compare import compare, label
+from servescope.analysis.compare import compare
 from servescope.analysis.comparison import (
     HIGHER_IS_BETTER,
     LATENCIES,
@@ -23,9 +24,12 @@ from servescope.analysis.comparison import (
     SHARES,
     STATISTICS,
     Row,
+    change,
+    interval,
+    label,
+    letter,
 )
 from servescope.errors import BadInput
-from servescope.plugins import one_of
 
 if TYPE_CHECKING:
     from servescope.analysis.comparison import Comparison, Pair
@@ -33,8 +37,9 @@ if TYPE_CHECKING:
 
 FIELD = "--gate"
 FIGURES = (*(f"{metric}_{s}" for metric in LATENCIES for s in STATISTICS), *RATES, *SHARES)
-WEAKENING = ("client_limited", "clock", "not_offered")
-"""Doubts under which a figure may be the load generator's: no bound is shown to be kept."""
+WEAKENING = ("client_limited", "clock", "errors", "merged_reads", "not_offered")
+"""Doubts under which a figure may be the load generator's, or only that of the requests that were
+answered: no bound is shown to be kept. Shares count all requests, so `errors` spares them."""
 _BOUND = re.compile(r"([a-z0-9_]+)\s*([<>])=?\s*([+-]?)\s*(\d+(?:\.\d+)?)\s*%")
 _WANT = "want bounds on changes such as ttft_p99<+5%,output_tokens_per_s>-3%"
 
@@ -78,7 +83,7 @@ def _parse(text: str) -> Bound:
     if figure not in FIGURES:
         if figure in LATENCIES:
             raise BadInput(FIELD, text, f"want a statistic too, such as {figure}_p99")
-        raise BadInput(FIELD, figure, f"want {one_of(figure, FIGURES)}")
+        raise BadInput(FIELD, figure, f"want a figure of a comparison {_nearest(figure)}")
     below, limit = sign == "<", float(percent) / 100 * (-1 if minus == "-" else 1)
     if below == (figure in HIGHER_IS_BETTER):
         right = ">-" if below else "<+"
@@ -87,6 +92,12 @@ def _parse(text: str) -> Bound:
     if not below and figure not in SHARES and limit <= -1:
         raise BadInput(FIELD, text, "want a limit above -100%")
     return Bound(figure=figure, below=below, limit=limit, text=text)
+
+
+def _nearest(figure: str) -> str:
+    """The likely name; of so many not all are told."""
+    close = get_close_matches(figure, FIGURES, n=1)
+    return f"(did you mean {close[0]}?)" if close else "such as ttft_p99 or requests_per_s"
 
 
 def judge(sides: Sequence[Loaded], bounds: Sequence[Bound]) -> list[Judgement]:
@@ -114,7 +125,7 @@ def judge(sides: Sequence[Loaded], bounds: Sequence[Bound]) -> list[Judgement]:
 def _judge(bound: Bound, found: Comparison, pair: Pair) -> Judgement:
     row, side = pair.row(bound.figure), found.sides[pair.side]
     outcome, sentence = _outcome(bound, row, pair)
-    if outcome == "kept" and (why := _weak(found, pair)) is not None:
+    if outcome == "kept" and (why := _weak(found, pair, bound)) is not None:
         outcome, sentence = "not decided", f"{sentence}, but {why}"
     return Judgement(
         bound=bound.text,
@@ -130,13 +141,13 @@ def _outcome(bound: Bound, row: Row | None, pair: Pair) -> tuple[Outcome, str]:
     if row is None or row.change_ratio is None:
         why = row.note if row is not None and row.note else "it was not measured"
         return "broken", f"{label(bound.figure)}: {why}"
-    said = f"{row.label} changed by {change(row.change_ratio, row.form)}"
+    said = f"{row.label} changed by {change(row)}"
     low = -math.inf if row.low is None else row.low
     high = math.inf if row.high is None else row.high
     if math.isinf(low) and math.isinf(high):
         why = row.note or "its noise is not known"
         return "not decided", f"{said}; {why}"
-    said += f" ({_interval(row)})"
+    said += f" ({interval(row)})"
     beyond, within = (low >= bound.limit, high < bound.limit)
     if not bound.below:
         beyond, within = (high <= bound.limit, low > bound.limit)
@@ -152,10 +163,10 @@ def _enough(bound: Bound, row: Row, pair: Pair) -> str:
     away = abs((row.change_ratio or 0) - bound.limit)
     arms = [abs(end - (row.change_ratio or 0)) for end in (row.low, row.high) if end is not None]
     half = max(arms)
-    if len(arms) < 2 and min(pair.requests) > 0:
+    if len(arms) < 2:
         return "more requests would decide it: this percentile has too few beyond it"
-    if away <= half / 100:
-        return "the change is at the bound itself: no number of requests would decide it"
+    if away <= half / 10:
+        return "it is so near the bound that a hundred times as many requests would not decide it"
     if away > 1.1 * row.floor_ratio:
         times = (half**2 - row.floor_ratio**2) / (away**2 - row.floor_ratio**2)
         if times * min(pair.requests) < 1e6:
@@ -169,25 +180,16 @@ def _round(n: float) -> int:
     return int(math.ceil(n / size) * size)
 
 
-def _weak(found: Comparison, pair: Pair) -> str | None:
+def _weak(found: Comparison, pair: Pair, bound: Bound) -> str | None:
     """Why nothing can be taken as shown to be in order."""
-    for name, side in (("A", found.sides[0]), ("B", found.sides[pair.side])):
+    for name, side in ((letter(k), found.sides[k]) for k in (0, pair.side)):
         if side.incomplete:
             return f"{name} is incomplete ({side.incomplete[0]})"
         for doubt in side.doubts:
-            if doubt.kind in WEAKENING and doubt.load in pair.load:
+            spared = doubt.kind == "errors" and bound.figure in SHARES
+            if doubt.kind in WEAKENING and not spared and doubt.load in pair.load.split(" / "):
                 return f"{name} is in doubt ({doubt.kind}: {doubt.message})"
-    return None
-
-
-def change(ratio: float, shown: str = "number") -> str:
-    """A change for people: '+4.2 %', or of a share '+1.5 points'."""
-    return f"{ratio * 100:+.1f} {'points' if shown == 'percent' else '%'}"
-
-
-def _interval(row: Row) -> str:
-    low, high = ("no limit" if end is None else f"{end * 100:+.1f}" for end in (row.low, row.high))
-    return f"{low} to {high}"
+    return pair.notes[0] if pair.notes else None
 
 
 def failed(judged: Sequence[Judgement], *, undecided_fails: bool) -> bool:

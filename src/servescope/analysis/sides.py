@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from servescope.records import Columns
 
 FIELD = "A B ..."
+_WANT = "want a run's directory, or one of runs, or a result file of another tool"
 _SAME_ANYWAY = (
     *("seed", "name", "out", "target", "keep_text", "api_key_file", "ca_file", "client_cert"),
     *("client_key", "insecure", "i_own_this", "collect", "metrics", "slo", "goodput"),
@@ -119,12 +120,13 @@ def _paths(text: str) -> list[Path]:
     if not Path(text).exists() and "," in text:
         return [path for part in text.split(",") for path in _paths(part.strip())]
     path = Path(text)
+    if not path.exists():
+        raise BadInput(FIELD, text, f"{_WANT}; there is no such file")
     if not path.is_dir() or (path / "manifest.json").exists():
         return [path]
     found = sorted(child.parent for child in path.glob("*/manifest.json"))
     if not found:
-        want = "want a run's directory, or one of runs, or a result file of another tool"
-        raise BadInput(FIELD, text, want)
+        raise BadInput(FIELD, text, _WANT)
     return found
 
 
@@ -137,9 +139,8 @@ def _load(text: str, paths: list[Path]) -> Loaded:
             want = f"want repeats of one configuration: {unlike.what} is {unlike.b} in {path.name}"
             raise BadInput(FIELD, text, f"{want} and {unlike.a} in {paths[0].name}")
         _join(first, other)
-    if len(paths) > 1:
-        name = Path(text).name if Path(text).is_dir() else paths[0].name
-        first.side.name = f"{name} ({len(paths)} repeats)"
+    if len(paths) > 1 and Path(text).is_dir():
+        first.side.name = Path(text).resolve().name
     return first
 
 
@@ -158,9 +159,6 @@ def _together(sides: list[Loaded]) -> list[Loaded]:
     for first, *others in groups:
         for other in others:
             _join(first, other)
-        if others:
-            total = len(first.side.paths)
-            first.side.name = f"{first.side.name} ({total} repeats)"
     return [group[0] for group in groups]
 
 
@@ -193,25 +191,21 @@ def _run(path: Path) -> Loaded:
     side.target = summary.target
     if not summary.complete:
         side.incomplete.append(f"{side.name}: {summary.ended_by}")
-    side.doubts = [
-        SideDoubt(load=stage.load, kind=doubt.kind, message=doubt.message)
-        for stage in summary.stages
-        for doubt in stage.doubts
-    ]
     loaded = Loaded(side, runs=[run])
     columns = run.columns()
-    offered = [stage for stage in run.manifest.stages if not stage.warmup]
     for stage in summary.stages:
-        cache = offered[stage.number].cache
-        load = f"{stage.load} {cache}" if cache else stage.load
         part = Part(
-            load=load,
+            load=stage.load,
             answered=sum(stage.outcomes.get(name, 0) for name in (COMPLETED, TRUNCATED)),
             columns=columns.where(columns.stage == stage.number),
             summary=stage,
             streamed=run.manifest.trial.get("stream", True),
         )
         _put(loaded, part)
+        side.doubts += [
+            SideDoubt(load=part.load, kind=doubt.kind, message=doubt.message)
+            for doubt in stage.doubts
+        ]
     return loaded
 
 

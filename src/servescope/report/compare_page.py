@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from servescope.analysis.comparison import Comparison, Pair, Row, Side
+from servescope.analysis.comparison import (
+    Comparison,
+    Pair,
+    Side,
+    change,
+    interval,
+    letter,
+    unit,
+)
 from servescope.report import changes
 from servescope.report.compare_plots import before_after, forest
 from servescope.report.content import Cell, Column, Form, Notice, Section, Table
 from servescope.report.page import render
-from servescope.units import format_seconds, three_digits
-
-MOST_NAMED = 5
-"""Figures that a sentence names before it counts the others."""
 
 
 def page(comparison: Comparison, links: Sequence[tuple[str, str]] = ()) -> str:
@@ -25,7 +29,7 @@ def page(comparison: Comparison, links: Sequence[tuple[str, str]] = ()) -> str:
             changes.names(comparison)[::-1] if len(sides) == 2 else changes.names(comparison)
         ),
         sections(comparison),
-        facts=[f"{changes.letter(k)}: {_described(side)}" for k, side in enumerate(sides)],
+        facts=[f"{letter(k)}: {_described(side)}" for k, side in enumerate(sides)],
         marks=kinds,
         links=links,
     )
@@ -54,7 +58,7 @@ def _pairs(comparison: Comparison) -> Iterator[tuple[str, Pair]]:
     """Each pair with its name: the side only where there are several."""
     several = len(comparison.sides) > 2
     for pair in comparison.pairs:
-        yield (f"{changes.letter(pair.side)}, {pair.load}" if several else pair.load), pair
+        yield (f"{letter(pair.side)}, {pair.load}" if several else pair.load), pair
 
 
 # --- in words -------------------------------------------------------------------------------------
@@ -64,12 +68,12 @@ def _doubts(comparison: Comparison) -> Section | None:
     notices = []
     for k, side in enumerate(comparison.sides):
         notices += [
-            Notice(kind=f"{changes.letter(k)} is incomplete", text=text, tone="bad")
+            Notice(kind=f"{letter(k)} is incomplete", text=text, tone="bad")
             for text in side.incomplete
         ]
         notices += [
             Notice(
-                kind=f"{changes.letter(k)}: {kind}",
+                kind=f"{letter(k)}: {kind}",
                 text="\n".join(dict.fromkeys(texts)),
                 tone="warning",
             )
@@ -77,10 +81,10 @@ def _doubts(comparison: Comparison) -> Section | None:
         ]
         for loads, words in ((side.missing, "A alone has"), (side.unmatched, "A has not")):
             if loads:
-                text = f"{changes.letter(k)} and A share no load like these, which {words}: "
+                text = f"{letter(k)} and A share no load like these, which {words}: "
                 text += ", ".join(loads)
                 notices.append(Notice(kind="not compared", text=text, tone="warning"))
-        notices += [Notice(kind=f"{changes.letter(k)} and A", text=note) for note in side.notes]
+        notices += [Notice(kind=f"{letter(k)} and A", text=note) for note in side.notes]
     notices += [
         Notice(kind=name, text=note) for name, pair in _pairs(comparison) for note in pair.notes
     ]
@@ -94,58 +98,13 @@ def _by_kind(side: Side) -> Iterator[tuple[str, list[str]]]:
 
 
 def _answer(comparison: Comparison) -> Section:
-    sentences = [_sentence(name, pair) for name, pair in _pairs(comparison)]
+    sentences = [f"{name}: {changes.answer(pair)}." for name, pair in _pairs(comparison)]
     if not sentences:
         sentences = ["No load is on both sides: nothing can be compared."]
     return Section(name="answer", title="Answer", sentences=sentences, lead=len(sentences) <= 4)
 
 
-def _sentence(name: str, pair: Pair) -> str:
-    letter = changes.letter(pair.side)
-    changed = [
-        f"{letter} is {verdict} than A in {_listed(rows)}"
-        for verdict in ("worse", "better")
-        if (rows := pair.shown(verdict))
-    ]
-    same = pair.shown("no difference shown")
-    if same:
-        seen = [
-            row.smallest_ratio for row in same if row.smallest_ratio and not changes.is_share(row)
-        ]
-        if len(same) == 1:
-            figures = "the other figure" if changed else "the one figure there is"
-        else:
-            figures = f"{'the other' if changed else 'any of'} {len(same)} figures"
-        end = f"no difference is shown in {figures}"
-        if seen:
-            low, high = (f"{three_digits(value * 100)} %" for value in (min(seen), max(seen)))
-            would = low if low == high else f"{low} to {high}, by figure,"
-            end += f", where a change of {would} would have been seen"
-        changed.append(end)
-    elif not changed:
-        changed = ["nothing could be judged: too few requests, or no figure on both sides"]
-    return f"{name}: " + "; ".join(changed) + "."
-
-
-def _listed(rows: Sequence[Row]) -> str:
-    """The largest changes first, and one of the statistics of a metric."""
-    rows = sorted(rows, key=lambda row: -abs(row.change_ratio or 0.0))
-    named = {row.figure.rpartition("_")[0]: row for row in reversed(rows)}
-    chosen = [row for row in rows if row in named.values()][:MOST_NAMED]
-    said = [f"{row.label} ({changes.change(row)})" for row in chosen]
-    more = len(rows) - len(said)
-    return ", ".join(said) + (f" and {more} more" if more else "")
-
-
 # --- in tables ------------------------------------------------------------------------------------
-
-
-def _value(row: Row, value: float | None) -> Cell:
-    if value is None:
-        return None
-    if row.form == "percent":
-        return f"{three_digits(value * 100)} %"
-    return format_seconds(value) if row.form == "seconds" else three_digits(value)
 
 
 def _changes(comparison: Comparison) -> Section | None:
@@ -162,20 +121,16 @@ def _changes(comparison: Comparison) -> Section | None:
 
 
 def _table(name: str, pair: Pair) -> Table:
-    letter = changes.letter(pair.side)
-    counts = " and ".join(
-        f"{requests:,} requests" + (f" in {repeats} runs" if repeats > 1 else "")
-        for requests, repeats in zip(pair.requests, pair.repeats, strict=True)
-    )
+    counts = " and ".join(changes.count(pair, side) for side in (0, 1))
     rows: list[list[Cell]] = [
         [
             row.label,
-            _value(row, row.a),
-            _value(row, row.b),
-            None if row.change_ratio is None else changes.change(row),
-            changes.interval(row) or None,
+            None if row.a is None else changes.value(row, row.a),
+            None if row.b is None else changes.value(row, row.b),
+            None if row.change_ratio is None else change(row),
+            f"{interval(row)} {unit(row)}" if interval(row) else None,
             row.verdict,
-            changes.signed(row.smallest_ratio, share=changes.is_share(row)).strip("+?") or None,
+            changes.smallest(row),
             row.note,
         ]
         for row in changes.judged(pair)
@@ -183,7 +138,7 @@ def _table(name: str, pair: Pair) -> Table:
     titles: list[tuple[str, Form]] = [
         ("Figure", "text"),
         ("A", "number"),
-        (letter, "number"),
+        (letter(pair.side), "number"),
         ("Change", "number"),
         ("95 % interval", "number"),
         ("Verdict", "text"),
@@ -201,13 +156,12 @@ def _resources(comparison: Comparison) -> Section | None:
     for name, pair in _pairs(comparison):
         rows: list[list[Cell]] = [
             [row.label, row.a, row.b, row.change_ratio, row.verdict]
-            for row in pair.rows
-            if row.form == "resource"
+            for row in changes.resources(pair)
         ]
         titles: list[tuple[str, Form]] = [
             ("Figure", "text"),
             ("A", "number"),
-            (changes.letter(pair.side), "number"),
+            (letter(pair.side), "number"),
             ("Change", "percent"),
             ("Verdict", "text"),
         ]
@@ -223,21 +177,19 @@ def _differences(comparison: Comparison) -> Section | None:
     for k, side in enumerate(comparison.sides):
         if side.differs:
             rows: list[list[Cell]] = [[each.what, each.a, each.b] for each in side.differs]
-            columns = [Column(title=title) for title in ("What", "A", changes.letter(k))]
-            tables.append(
-                Table(title=f"{changes.letter(k)} and A differ in", columns=columns, rows=rows)
-            )
+            columns = [Column(title=title) for title in ("What", "A", letter(k))]
+            tables.append(Table(title=f"{letter(k)} and A differ in", columns=columns, rows=rows))
         if side.definitions:
             meant: list[list[Cell]] = [list(each) for each in side.definitions.items()]
             columns = [Column(title="Figure"), Column(title=f"As {side.tool} defines it")]
-            title = f"{changes.letter(k)}: whose definitions its figures follow"
+            title = f"{letter(k)}: whose definitions its figures follow"
             tables.append(Table(title=title, columns=columns, rows=meant))
     return Section(name="sides", title="What else differs", tables=tables) if tables else None
 
 
 def _method(comparison: Comparison) -> Section:
     rows: list[list[Cell]] = [
-        [changes.letter(k), name, side.kind, side.target, "\n".join(side.paths)]
+        [letter(k), name, side.kind, side.target, "\n".join(side.paths)]
         for k, (name, side) in enumerate(
             zip(changes.names(comparison), comparison.sides, strict=True)
         )

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from servescope.analysis.comparison import Comparison, Pair, Row
+from servescope.analysis.comparison import (
+    SHARES,
+    Comparison,
+    Pair,
+    Row,
+    change,
+    interval,
+    letter,
+)
 from servescope.report import changes
 from servescope.report.content import Plot, Section
 
@@ -26,7 +34,7 @@ def forest(k: int, name: str, pair: Pair, *, several: bool) -> Plot | None:
     rows = [
         r
         for r in changes.judged(pair)
-        if r.change_ratio is not None and not changes.is_share(r) and r.verdict
+        if r.change_ratio is not None and r.figure not in SHARES and r.verdict
     ]
     if not rows:
         return None
@@ -51,17 +59,13 @@ def forest(k: int, name: str, pair: Pair, *, several: bool) -> Plot | None:
                         "colour": tone,
                     },
                     "marker": {"colour": tone, "size": 9, "symbol": _SYMBOLS.get(str(verdict))},
-                    "text": [
-                        f"{changes.change(row)} ({changes.interval(row) or 'no limit'})"
-                        for row in chosen
-                    ],
+                    "text": [f"{change(row)} ({interval(row) or 'no limit'})" for row in chosen],
                     "hovertemplate": "%{y}: %{text}<extra></extra>",
                 }
             )
-    letter = changes.letter(pair.side)
     return Plot(
         name=f"changes-{k + 1}",
-        title=f"Change from A to {letter} at {name}",
+        title=f"Change from A to {letter(pair.side)} at {name}",
         caption="A row a figure: the change, and the interval that it lies in with 95 % confidence "
         "for all figures at once. Where the interval holds 0, no difference is shown; one that "
         "leaves the frame is that wide.",
@@ -70,7 +74,7 @@ def forest(k: int, name: str, pair: Pair, *, several: bool) -> Plot | None:
         layout={
             "height": 110 + _ROW_PX * len(rows),
             "xaxis": {
-                "title": {"text": f"change from A to {letter}"},
+                "title": {"text": f"change from A to {letter(pair.side)}"},
                 "ticksuffix": " %",
                 "range": _frame(rows),
             },
@@ -143,7 +147,7 @@ def _over_loads(comparison: Comparison, figure: str, label: str) -> Plot | None:
         {
             "type": "scatter",
             "mode": "lines+markers",
-            "name": f"{changes.letter(k)}: {name}",
+            "name": f"{letter(k)}: {name}",
             "x": [load for load in loads if load in values[k]],
             "y": [values[k][load] for load in loads if load in values[k]],
             "line": {"colour": str(k), "width": 2, "dash": "dot" if k == 0 else "solid"},
@@ -162,6 +166,6 @@ def _over_loads(comparison: Comparison, figure: str, label: str) -> Plot | None:
             "xaxis": {"type": "category", "title": {"text": "load"}},
             "yaxis": {"title": {"text": label}, "rangemode": "tozero", **times},
         },
-        csv_header=["load", *(changes.letter(k) for k in range(len(values)))],
+        csv_header=["load", *(letter(k) for k in range(len(values)))],
         csv_rows=[[load, *(each.get(load) for each in values)] for load in loads],
     )
