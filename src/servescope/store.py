@@ -234,7 +234,7 @@ class Run:
         text = _read(path / "manifest.json")
         try:
             self.manifest = msgspec.json.decode(text, type=Manifest)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise BadInput("DIR", path, f"want a run's directory: manifest.json: {error}") from None
         if self.manifest.schema != SCHEMA:
             found = self.manifest.schema
@@ -257,7 +257,11 @@ class Run:
     def columns(self) -> Columns:
         """The records as columns, sorted by request; cached in columns.npz."""
         source, cache = self.path / "requests.jsonl", self.path / "columns.npz"
-        stamp = np.array([source.stat().st_size, SCHEMA])
+        try:
+            stamp = np.array([source.stat().st_size, SCHEMA])
+        except OSError as error:
+            want = f"want a run's directory: {source.name}: {error.strerror}"
+            raise BadInput("DIR", self.path, want) from None
         cached = _load_cache(cache, stamp)
         if cached is not None:
             return cached
@@ -299,7 +303,7 @@ def _lines(path: Path, kind: type[T]) -> Iterator[T]:
                 return  # the writer was killed in this line
             try:
                 yield decoder.decode(line)
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, RecursionError) as error:
                 where = f"{path}:{number}"
                 raise BadInput("DIR", where, f"{error}: {shorten(repr(line))}") from None
 
