@@ -144,9 +144,14 @@ def test_simulated_experiments_are_spread_over_the_nodes_and_kept_here(cluster, 
     assert ended(here) == 0, here.err
     alone = {name: (tmp_path / "runs" / name / "requests.jsonl").read_bytes() for name in names}
     (tmp_path / "runs").rename(tmp_path / "before")
-    there = command(tmp_path, *files, "--requests", "30", "--cluster", cluster.address, "--quiet")
+    there = command(tmp_path, *files, "--requests", "30", "--cluster", cluster.address)
     assert ended(there) == 0, there.err
-    assert there.out.split() == [f"runs/{name}" for name in names]
+    first, *told = there.err.splitlines()
+    assert first == "4 simulations on the cluster"
+    assert sorted(line[:9] for line in told) == [f"{name} is over" for name in names]
+    assert told[-1].endswith("4 of 4")
+    kept = [line for line in there.out.splitlines() if line.startswith("kept in ")]
+    assert kept == [f"kept in runs/{name}" for name in names]
     for name in names:
         run = Run(tmp_path / "runs" / name)
         assert (run.path / "requests.jsonl").read_bytes() == alone[name]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servescope.records import Sample
-from servescope.report.live import LINE, WIDEST, Screen, Standing, line
+from servescope.report.live import LINE, WIDEST, Screen, Standing, line, over
 from servescope.report.newest import Newest
 from servescope.serve.answers import whole
 from servescope.tally import Tally
@@ -32,7 +32,6 @@ def standing(tally, **changes):
         in_flight=3,
         asked=4.0,
         recent=3.9,
-        tokens=123.0,
         left_s=18.0,
         run_left_s=48.0,
         server="3 running, 1 waiting, KV cache 41%",
@@ -59,11 +58,26 @@ def test_a_line_has_what_matters_most_first():
         r"1 failed",
         r"3 in flight",
         r"of 4\.00",
-        r"TTFT 10\.",
-        r"ITL 4\.9|5\.0",
+        r"TTFT P50/P99 (9\.9|10\.)",
+        r"ITL (4\.9|5\.0)",
     ]
     places = [re.search(words, told).start() for words in order]
     assert places == sorted(places)
+
+
+def test_requests_and_tokens_are_told_over_one_window():
+    answers = [record(k, gaps=[10 * MS] * 199) for k in range(4)]  # each ends after 2 s
+    told = line(standing(tallied(*answers), elapsed_s=6.0))
+    assert "2.00/s of 4.00, 400 tokens/s," in told
+
+
+@pytest.mark.parametrize("columns", [70, 80, 110])
+def test_the_line_that_stays_of_a_stage_fits_into_the_terminal(columns):
+    tally = tallied(record(gaps=[5 * MS] * 3), *(failed(k) for k in range(1, 4)))
+    kept = over(standing(tally, load="poisson:4,ramp=2"), columns)
+    assert len(kept) <= columns
+    assert kept.startswith("stage 1 of 2, poisson:4,ramp=2: 12 s: 4/300 done")
+    assert len(over(standing(tally, load="poisson:4"))) > 80  # a file breaks no lines
 
 
 # --- what machines say ----------------------------------------------------------------------------

@@ -45,6 +45,8 @@ class Stage(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Index of its first request over the run."""
     first_item: int = 0
     """The item that was asked as its first request; the others follow one by one."""
+    probe: bool = False
+    """It measures what a sweep's rates are made of, and is none of them."""
     cache: str | None = None
     """`cold` or `warm`, where the same items are asked with an empty and a filled prefix cache."""
     flushed: str | None = None

@@ -76,6 +76,34 @@ def test_a_process_that_dies_is_a_note_and_what_it_read_is_kept():
     assert collection.collected == {"host": "read"}
 
 
+def test_what_was_asked_for_and_is_not_there_is_known_before_the_run_begins():
+    with serving(METRICS) as (url, _), serving(page(b"", status=404)) as (nothing, _):
+        asked = [Prometheus(url=url), Prometheus(url=nothing), Prometheus(url="http://127.0.0.1:9")]
+        with Collection(asked, [Prometheus(url=f"{nothing}/other")]) as collection:
+            missing = collection.missing()
+    assert missing == [
+        f"{asked[1].source} cannot be read: HTTP 404",
+        f"{asked[2].source} cannot be read: Connection refused",
+    ]
+
+
+def test_a_page_that_has_not_answered_before_the_run_is_waited_for_no_longer(monkeypatch):
+    monkeypatch.setattr(_collection, "FIRST_S", 0.1)
+    release = threading.Event()
+    with serving(lambda _: release.wait(20)) as (url, _):
+        with Collection([Prometheus(url=url, timeout=600.0)]) as collection:
+            (missing,) = collection.missing()
+        release.set()
+    assert missing.endswith("cannot be read: nothing came within 0.1 s")
+
+
+def test_series_that_are_left_out_are_a_note(monkeypatch):
+    told = _source.Told(0, readings=3, left_out=7, last=True)
+    collection = Collection([Host()])
+    monkeypatch.setattr(collection, "_told", {0: told})
+    assert collection.notes == ["host: 7 series were left out: no more than 10,000 are kept"]
+
+
 def test_a_process_that_cannot_start_is_a_note(monkeypatch):
     monkeypatch.setattr("sys.executable", "/nowhere/python")
     with Collection([Host()]) as collection:
@@ -222,7 +250,12 @@ def test_a_wrong_collector_is_refused_with_what_would_be_right(text, hint):
         ("http://h:1/m", "http://h:1/m", 1.0, "prometheus:h:1/m"),
         ("https://h,every=200ms", "https://h", 0.2, "prometheus:h:443/metrics"),
         ("every=2,url=http://h/a,b", "http://h/a,b", 2.0, "prometheus:h:80/a,b"),
-        ("http://[::1]:9/m?a=b&c=d,e", "http://[::1]:9/m?a=b&c=d,e", 1.0, "prometheus:[::1]:9/m"),
+        (
+            "http://[::1]:9/m?a=b&c=d,e",
+            "http://[::1]:9/m?a=b&c=d,e",
+            1.0,
+            "prometheus:[::1]:9/m?a=b&c=d,e",
+        ),
     ],
 )
 def test_a_collector_is_read_from_its_text(text, url, every_s, source):

@@ -176,8 +176,7 @@ def test_an_amd_gpu_says_the_same_things_by_the_same_names(tmp_path, monkeypatch
     assert amd[0].labels == {"gpu": "0", "name": "AMD Instinct MI300X", "uuid": "abcd"}
 
 
-def test_a_machine_without_a_gpu_says_so_in_a_few_words(tmp_path, monkeypatch):
-    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+def test_a_machine_without_a_gpu_says_so_in_a_few_words():
     try:
         Gpu().read()
     except Absent as absent:

@@ -161,3 +161,35 @@ def test_a_run_goes_on_where_its_collectors_die(engine, tmp_path):
     notes = json.loads(command.out)["notes"]
     assert ["their process died" in note for note in notes] == [True]
     assert Run(tmp_path / "runs" / "alone").manifest.finished_utc is not None
+
+
+def test_a_page_that_was_asked_for_and_is_not_there_is_told_before_the_load(engine, tmp_path):
+    said = []
+
+    class Watching:
+        def __getattr__(self, name):
+            return lambda *words: said.append((name, *words))
+
+    nowhere = ["http://127.0.0.1:9/metrics"]
+    found = run(engine.url, tmp_path, Watching(), metrics=nowhere)
+    names = [name for name, *_ in said]
+    warning = "warning: prometheus:127.0.0.1:9/metrics cannot be read: Connection refused"
+    assert ("told", warning) in said
+    assert names.index("told") < names.index("stage")
+    assert any(
+        "readings failed, the first with: Connection refused" in n for n in found.manifest.notes
+    )
+
+
+def test_a_quiet_run_tells_of_it_too(engine, tmp_path):
+    words = ("run", engine.url, "--requests", "4", "--quiet", "--no-report")
+    command = Command(*words, "--metrics", "127.0.0.1:9", cwd=tmp_path)
+    assert command.wait() == 0
+    assert "warning: prometheus:127.0.0.1:9/metrics cannot be read" in command.err
+
+
+def test_two_queries_of_one_page_are_two_sources(engine, tmp_path):
+    metrics = [f"{engine.url}/metrics?of=a", f"{engine.url}/metrics?of=b"]
+    found = run(engine.url, tmp_path, metrics=metrics)
+    pages = [name for name in found.manifest.collected if name.startswith("prometheus:")]
+    assert pages == [f"{page_of(engine.url)}?of={which}" for which in "ab"]

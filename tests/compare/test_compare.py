@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from servescope.analysis.compare import Side, compare, read
+from servescope.analysis.compare import compare, read
+from servescope.analysis.comparison import Side
 from servescope.analysis.sides import Loaded, Part
 from servescope.cli import cli
 from servescope.errors import BadInput
@@ -84,7 +85,8 @@ def test_what_differs_is_said_before_the_figures(alike, slower):
     assert text.index("differs from A in target: ") < text.index("TTFT mean")
     assert text.index("doubt: too_few") < text.index("TTFT mean")
     assert "worse" in text
-    assert max(map(len, text.splitlines())) <= 100
+    table = [line for line in text.splitlines() if " ms " in line]
+    assert 0 < max(map(len, table)) <= 100
 
 
 def test_every_format_says_the_same_figures(alike, slower):
@@ -205,6 +207,14 @@ def test_goodput_is_measured_against_one_slo_on_both_sides(tmp_path):
     assert any("A's SLO" in note for note in found["sides"][1]["notes"])
 
 
+def test_without_a_stream_there_is_no_goodput_against_a_time_to_first_token(tmp_path):
+    trial = {"slo": ["ttft<54ms"], "stream": False}
+    a, b = (written(tmp_path, name, times_ms=TIMES, trial=trial) for name in "ab")
+    figures = [row["figure"] for row in compared(a, b)["pairs"][0]["rows"]]
+    assert "e2e_mean" in figures
+    assert not [name for name in figures if name.startswith(("goodput", "ttft"))]
+
+
 def test_hostile_names_stay_text(tmp_path):
     endpoint = {"model": "<script>alert(1)</script>|\x1b[31m", "engine": "x", "url": "u"}
     a = written(tmp_path, "a", times_ms=TIMES)
@@ -222,6 +232,11 @@ def test_files_are_written_beside_the_answer(tmp_path, alike, slower):
     assert pull.read_text().startswith("## servescope compare")
     with pytest.raises(BadInput, match="cannot be written"):
         invoked(alike[0], slower[0], "--markdown", Path("/nowhere/at/all.md"))
+
+
+def test_a_hyphen_is_standard_output_and_nothing_else_is_written_there(alike, slower, tmp_path):
+    assert invoked(alike[0], slower[0], "--markdown", "-")[1].startswith("## servescope compare")
+    assert not Path("-").exists()
 
 
 def test_files_of_other_tools_stand_beside_runs_with_their_definitions_said(alike):
@@ -256,6 +271,19 @@ def test_between_tokens_and_between_chunks_are_not_mixed_up():
         if row.figure.startswith(("itl", "icl")):
             assert row.change_ratio is None
             assert "they are not compared" in row.note
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "share"),
+    [({"completed": 90, "failed": 10, "cancelled": 50}, 0.1), ({"completed": 10**12}, None)],
+)
+def test_what_another_tool_broke_off_has_not_failed_and_no_count_takes_all_memory(outcomes, share):
+    stage = ImportedStage(load="users:4", outcomes=outcomes, figures={}, values={})
+    part = Part("users:4", 1, None, None, imported=stage)
+    found = part.estimates(None, ["error_ratio"])
+    assert {name: one.value for name, one in found.items()} == (
+        {} if share is None else {"error_ratio": share}
+    )
 
 
 def test_a_gap_between_chunks_is_not_set_against_one_between_tokens(alike):
@@ -310,7 +338,7 @@ def test_one_request_a_side_is_compared_and_nothing_judged(tmp_path):
     text = " ".join(invoked(a, b)[1].split())
     assert "A a (1 request), B b (1 request)" in text
     assert "nothing could be judged" in text
-    assert "all figures: not judged: one run a side" in text
+    assert "all figures: not judged, as a run tells its noise only from 20 answered" in text
 
 
 def test_sides_without_a_common_load_are_said_to_be_no_comparison(tmp_path):

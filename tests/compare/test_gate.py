@@ -71,7 +71,7 @@ def test_a_change_shown_to_be_beyond_the_bound_breaks_it(pair):
 
 
 def test_a_change_shown_to_be_within_the_bound_keeps_it(pair):
-    status, text = gate(pair(1.01), "ttft_mean<+10%,requests_per_s>-10%")
+    status, text = gate(pair(1.01), "ttft_mean<+10%,e2e_mean<+10%")
     assert status == 0
     assert text.count(": kept: ") == 2
 
@@ -160,6 +160,13 @@ def test_what_the_load_generator_may_have_made_keeps_no_bound(pair, kind):
     assert f"A is in doubt ({kind}: it was late)" in judgement.sentence
 
 
+def test_chunks_read_together_do_not_spoil_what_is_counted(tmp_path):
+    a, b = (simulated(tmp_path, name, seed=k) for k, name in enumerate("ab"))
+    sides, bounds = read([str(a), str(b)]), parse("itl_p50<+30%,output_tokens_per_s>-30%")
+    sides[1].side.doubts = [SideDoubt(load="users:8", kind="merged_reads", message="2 %")]
+    assert [one.outcome for one in judge(sides, bounds)] == ["not decided", "kept"]
+
+
 def test_shorter_answers_keep_no_bound(tmp_path):
     even = {"input_tokens": "128"}
     a = simulated(tmp_path, "a", seed=1, output_tokens="64", **even)
@@ -229,8 +236,23 @@ def test_a_pull_request_sees_the_gate_first(pair, tmp_path):
     path = tmp_path / "pull.md"
     assert invoked(*pair(1.2), "--gate", "ttft_mean<+5%", "--markdown", path)[0] == 4
     text = path.read_text()
-    assert text.startswith("## servescope compare: gate broken\n")
+    assert text.startswith("## servescope compare: gate 1 broken\n")
     assert "**broken**" in text
+
+
+def test_each_bound_is_one_line_for_grep_and_the_last_line_counts_them(pair):
+    bounds = "ttft_mean<+5%,ttft_mean<+10%,ttft_mean<+30%,ttft_p99<+5%"
+    lines = invoked(*pair(1.2), "--gate", bounds)[1].splitlines()
+    assert [line.split()[1] for line in lines[-5:-1]] == bounds.split(",")
+    assert lines[-1] == "gate: 2 broken, 1 not decided, 1 kept"
+
+
+def test_the_page_has_the_gate_first(pair, tmp_path):
+    path = tmp_path / "page.html"
+    invoked(*pair(1.2), "--gate", "ttft_mean<+5%", "--html", path)
+    text = path.read_text()
+    assert "The gate: 1 broken" in text
+    assert text.index("ttft_mean&lt;+5%") < text.index("B is worse than A in")
 
 
 def test_json_has_the_gate_in_it(pair):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -32,6 +34,7 @@ STATISTICS = ("mean", "p50", "p90", "p95", "p99")
 JUDGED = ("mean", "p50", "p95", "p99")
 """Statistics that are in every table. The others are there for a gate that names them."""
 HIGHER_IS_BETTER = (*RATES, "goodput_ratio")
+TOO_FEW = "too few requests to judge it"
 
 
 class Row(msgspec.Struct, kw_only=True):
@@ -60,11 +63,35 @@ class Row(msgspec.Struct, kw_only=True):
     """Half of the interval's width that more requests would not take away, but repeats would."""
     note: str = ""
     """Why it was not judged, or what to mind."""
+    requests_wanted: int | None = None
+    """About so many answered requests a side would give the change both limits; None: it has them,
+    or requests are not what it lacks."""
 
 
 def unit(row: Row) -> str:
     """What a change is counted in: of a share in points, as it is no part of it."""
     return "points" if row.figure in SHARES else "%"
+
+
+def wanted(rows: Sequence[Row]) -> str:
+    """How many requests rows want that are not judged for too few: 'about 1,300 a side'."""
+    counts = [row.requests_wanted for row in rows if row.requests_wanted]
+    if not counts:
+        return ""
+    low, high = min(counts), max(counts)
+    return f"about {low:,}{f' to {high:,}' if high > low else ''} a side"
+
+
+def said(row: Row) -> str:
+    """A row's note with the number of requests that it wants."""
+    few = wanted([row]) if row.note.endswith(TOO_FEW) else ""
+    return f"{row.note}: wants {few}" if few else row.note
+
+
+def rounded_up(n: float) -> int:
+    """To two digits: an estimate is no more exact."""
+    size = 10 ** max(0, math.floor(math.log10(max(n, 1))) - 1)
+    return int(math.ceil(n / size) * size)
 
 
 def change(row: Row) -> str:
@@ -166,6 +193,8 @@ class Pair(msgspec.Struct, kw_only=True):
     """Answered, of all repeats together: the baseline's and the side's."""
     repeats: tuple[int, int]
     rows: list[Row]
+    same_load: bool = True
+    """Else no figure is called better or worse: the load makes it so."""
     notes: list[str] = []
     """Why its sides are not alike, or say little: with one of these a gate keeps no bound."""
 

@@ -1,4 +1,4 @@
-"""A gate: bounds on changes, such as `ttft_p99<+5%`, judged so that chance does not decide them.
+"""A gate: bounds on changes, such as `ttft_p50<+20%`, judged so that chance does not decide them.
 
 A bound is broken where the whole interval of the change lies beyond it, and kept where the whole
 interval lies within. Between the two nothing is shown either way: it is not decided. What was not
@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -28,6 +28,9 @@ from servescope.analysis.comparison import (
     interval,
     label,
     letter,
+    rounded_up,
+    said,
+    wanted,
 )
 from servescope.errors import BadInput
 
@@ -39,9 +42,14 @@ FIELD = "--gate"
 FIGURES = (*(f"{metric}_{s}" for metric in LATENCIES for s in STATISTICS), *RATES, *SHARES)
 WEAKENING = ("client_limited", "clock", "errors", "merged_reads", "not_offered")
 """Doubts under which a figure may be the load generator's, or only that of the requests that were
-answered: no bound is shown to be kept. Shares count all requests, so `errors` spares them."""
+answered: no bound is shown to be kept."""
+_SPARED = {"errors": tuple(SHARES), "merged_reads": (*SHARES, *RATES)}
+"""Shares count all requests; and what is counted is not changed by a chunk read a little late."""
 _BOUND = re.compile(r"([a-z0-9_]+)\s*([<>])=?\s*([+-]?)\s*(\d+(?:\.\d+)?)\s*%")
-_WANT = "want bounds on changes such as ttft_p99<+5%,output_tokens_per_s>-3%"
+_WANT = "want bounds on changes such as ttft_p50<+20%,output_tokens_per_s>-10%"
+
+_MOST_REQUESTS, _MOST_REPEATS = 100_000, 30
+"""What nobody makes to decide a bound is no advice."""
 
 Outcome = Literal["kept", "broken", "not decided"]
 
@@ -71,7 +79,7 @@ class Judgement(msgspec.Struct, kw_only=True):
 
 
 def parse(text: str) -> list[Bound]:
-    """The bounds in 'ttft_p99<+5%,output_tokens_per_s>-3%'. Raises BadInput."""
+    """The bounds in 'ttft_p50<+20%,output_tokens_per_s>-10%'. Raises BadInput."""
     return [_parse(part.strip()) for part in text.split(",")]
 
 
@@ -125,8 +133,12 @@ def judge(sides: Sequence[Loaded], bounds: Sequence[Bound]) -> list[Judgement]:
 def _judge(bound: Bound, found: Comparison, pair: Pair) -> Judgement:
     row, side = pair.row(bound.figure), found.sides[pair.side]
     outcome, sentence = _outcome(bound, row, pair)
-    if outcome == "kept" and (why := _weak(found, pair, bound)) is not None:
-        outcome, sentence = "not decided", f"{sentence}, but {why}"
+    if row is not None and row.change_ratio is not None:
+        why = _weak(found, pair, bound)
+        if why is not None and outcome == "kept":
+            outcome, sentence = "not decided", f"{sentence}, but {why}"
+        elif why is not None:
+            sentence = f"{sentence}, and {why}"
     return Judgement(
         bound=bound.text,
         side=side.name,
@@ -141,43 +153,51 @@ def _outcome(bound: Bound, row: Row | None, pair: Pair) -> tuple[Outcome, str]:
     if row is None or row.change_ratio is None:
         why = row.note if row is not None and row.note else "it was not measured"
         return "broken", f"{label(bound.figure)}: {why}"
-    said = f"{row.label} changed by {change(row)}"
+    changed = f"{row.label} changed by {change(row)}"
     low = -math.inf if row.low is None else row.low
     high = math.inf if row.high is None else row.high
     if math.isinf(low) and math.isinf(high):
-        why = row.note or "its noise is not known"
-        return "not decided", f"{said}; {why}"
-    said += f" ({interval(row)})"
+        return "not decided", f"{changed}; {said(row)}"
+    changed += f" ({interval(row)})"
     beyond, within = (low >= bound.limit, high < bound.limit)
     if not bound.below:
         beyond, within = (high <= bound.limit, low > bound.limit)
     if beyond:
-        return "broken", said
+        return "broken", changed
     if within:
-        return "kept", said
-    return "not decided", f"{said}; {_enough(bound, row, pair)}"
+        return "kept", changed
+    return "not decided", f"{changed}; {_enough(bound, row, pair)}"
 
 
 def _enough(bound: Bound, row: Row, pair: Pair) -> str:
     """What would decide it, if the change is what it seems to be."""
-    away = abs((row.change_ratio or 0) - bound.limit)
-    arms = [abs(end - (row.change_ratio or 0)) for end in (row.low, row.high) if end is not None]
-    half = max(arms)
-    if len(arms) < 2:
-        return "more requests would decide it: this percentile has too few beyond it"
-    if away <= half / 10:
-        return "it is so near the bound that a hundred times as many requests would not decide it"
+    size = row.change_ratio or 0.0
+    away = abs(size - bound.limit)
+    half = max(abs(end - size) for end in (row.low, row.high) if end is not None)
+    if row.low is None or row.high is None:
+        few = wanted([row])
+        return f"{few} would give it both limits" if few else "it has a limit on one side alone"
+    # Of a share that is none or all on both sides the interval shrinks with the requests.
+    power = 1 if row.figure in SHARES and row.a == row.b and row.a in (0.0, 1.0) else 2
+    repeats = max(math.ceil(min(pair.repeats) * _ratio(half, away) ** power), min(pair.repeats) + 1)
     if away > 1.1 * row.floor_ratio:
-        times = (half**2 - row.floor_ratio**2) / (away**2 - row.floor_ratio**2)
-        if times * min(pair.requests) < 1e6:
-            return f"about {_round(times * max(pair.requests)):,} requests a side would decide it"
-    repeats = math.ceil(min(pair.repeats) * (half / away) ** 2)
-    return f"about {max(repeats, min(pair.repeats) + 1):,} repeats a side would decide it"
+        if power == 2:
+            times = (half**2 - row.floor_ratio**2) / (away**2 - row.floor_ratio**2)
+        else:
+            times = 1.05 * half / away
+        requests = rounded_up(times * max(pair.requests))
+        if requests <= _MOST_REQUESTS:
+            return f"about {requests:,} requests a side would decide it"
+    if repeats <= _MOST_REPEATS:
+        return f"about {repeats} repeats a side would decide it"
+    return (
+        f"for its noise it is so near the bound that not even {_MOST_REPEATS} repeats a side would "
+        "decide it"
+    )
 
 
-def _round(n: float) -> int:
-    size = 10 ** max(0, math.floor(math.log10(max(n, 1))) - 1)
-    return int(math.ceil(n / size) * size)
+def _ratio(half: float, away: float) -> float:
+    return half / away if away > half / 1000 else 1000.0
 
 
 def _weak(found: Comparison, pair: Pair, bound: Bound) -> str | None:
@@ -186,7 +206,7 @@ def _weak(found: Comparison, pair: Pair, bound: Bound) -> str | None:
         if side.incomplete:
             return f"{name} is incomplete ({side.incomplete[0]})"
         for doubt in side.doubts:
-            spared = doubt.kind == "errors" and bound.figure in SHARES
+            spared = bound.figure in _SPARED.get(doubt.kind, ())
             if doubt.kind in WEAKENING and not spared and doubt.load in pair.load.split(" / "):
                 return f"{name} is in doubt ({doubt.kind}: {doubt.message})"
     return pair.notes[0] if pair.notes else None
@@ -196,9 +216,3 @@ def failed(judged: Sequence[Judgement], *, undecided_fails: bool) -> bool:
     """Whether the gate's exit status is that of a failure."""
     bad = {"broken", "not decided"} if undecided_fails else {"broken"}
     return any(one.outcome in bad for one in judged)
-
-
-def as_json(judged: Sequence[Judgement]) -> list[dict[str, Any]]:
-    """What `--json` prints of a gate."""
-    found: list[dict[str, Any]] = msgspec.to_builtins(list(judged))
-    return found

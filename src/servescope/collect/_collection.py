@@ -16,11 +16,13 @@ import msgspec
 
 from servescope.client.secret import Secret
 from servescope.collect import Collector
-from servescope.collect._source import STOP_S, Order, Told
+from servescope.collect._source import MOST_SERIES, STOP_S, Order, Told
 from servescope.errors import shorten
 from servescope.records import Sample
 from servescope.telemetry.source import LAG_S
 
+FIRST_S = 2.0
+"""How long the beginning of a run waits to know whether what the user asked for can be read."""
 LOOK_S = 0.2
 """How long the beginning of a stage waits for readings; its load processes take as long."""
 _MARGIN_S = 0.5
@@ -42,9 +44,11 @@ class Collection:
         self._asked = len(asked)
         self._told: dict[int, Told] = {}
         """What each source said last."""
+        self._first: dict[int, str] = {}
+        """Of those asked for that were tried beforehand, why they could not be read; or nothing."""
         self._samples: list[Sample] = []
         """Not yet drained."""
-        self._rest = b""
+        self._rest = bytearray()
         self._origin_ns = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._fault = ""
@@ -93,6 +97,16 @@ class Collection:
         self._process.stdout.close()
         self._words.close()
 
+    def missing(self) -> list[str]:
+        """What was asked for and cannot be read, each with the reason; waits to know, not long."""
+        asked = range(self._asked)
+        self._wait(time.monotonic() + FIRST_S, lambda: self._first.keys() >= {*asked})
+        late = self._fault or f"nothing came within {FIRST_S:g} s"
+        each = (
+            (self._collectors[number].source, self._first.get(number, late)) for number in asked
+        )
+        return [f"{source} cannot be read: {why}" for source, why in each if why]
+
     def begin(self, origin_ns: int) -> None:
         """The run began then, on the monotonic clock: read from now on."""
         self._origin_ns = origin_ns
@@ -138,9 +152,15 @@ class Collection:
             except BlockingIOError:
                 break
             self._over = not data
-            *lines, self._rest = (self._rest + data).split(b"\n")
+            self._rest += data
+            if b"\n" not in data:
+                continue
+            *lines, self._rest = self._rest.split(b"\n")
             for line in lines:
                 told = _TOLD.decode(line)
+                if told.first:
+                    self._first[told.number] = told.reason
+                    continue
                 self._told[told.number] = told
                 source = self._collectors[told.number].source
                 self._samples += [
@@ -183,6 +203,9 @@ class Collection:
             if told.failed:
                 count = f"{told.failed} of {told.readings} readings failed"
                 found.append(f"{collector.source}: {count}, the first with: {told.reason}")
+            if told.left_out:
+                count = f"{told.left_out:,} series were left out"
+                found.append(f"{collector.source}: {count}: no more than {MOST_SERIES:,} are kept")
             if self._fault or told.last or not (told.readings or number < self._asked):
                 continue
             found.append(f"{collector.source}: a reading did not end with the run; it is lost")

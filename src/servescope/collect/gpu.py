@@ -27,12 +27,8 @@ reason. `telemetry.names` has them for pages; to import that would bring numpy i
 class Gpu(Collector, frozen=True, tag="gpu"):
     """Load, memory, power, energy, temperature, clocks, PCIe, NVLink and throttling of each GPU."""
 
-    def read(self) -> Iterable[Reading]:
-        """Raises Absent where there is no GPU whose driver is here."""
-        return self.reader()()
-
     def reader(self) -> Callable[[], Iterable[Reading]]:
-        """Raises Absent likewise."""
+        """Raises Absent where there is no GPU whose driver is here."""
         why, kinds = [], []
         for kind in (_Nvidia, _Amd):
             try:

@@ -20,17 +20,12 @@ ROLES = {
 }
 """What a process that a run starts is, by the module in its command line; its children are too."""
 
-
 LEAST_S = 0.1
 """Shares of a shorter time are not told: the kernel counts it in hundredths of a second."""
 
 
 class Host(Collector, frozen=True, tag="host"):
     """CPU, memory, disks and network of this machine; CPU and memory of the run's processes."""
-
-    def read(self) -> Iterable[Reading]:
-        """What needs no reading before it."""
-        return self.reader()()
 
     def reader(self) -> Callable[[], Iterable[Reading]]:
         """One that knows what it read before: how busy a core was is a difference."""

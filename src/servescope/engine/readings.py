@@ -75,4 +75,5 @@ class Readings:
     def end(self, now_ns: int) -> None:
         """The stage is over: everything is told once more."""
         self._last = (-1.0,) * len(NAMES)
-        self.read(now_ns, self._engine.running)
+        # An idle engine was perhaps read later than that, when what came last was refused.
+        self.read(max(now_ns, self.due_ns - self._every_ns), self._engine.running)

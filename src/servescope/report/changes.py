@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from servescope.analysis.comparison import SHARES, Comparison, Pair, Row, change, letter, unit
+from servescope.analysis.comparison import (
+    SHARES,
+    TOO_FEW,
+    Comparison,
+    Pair,
+    Row,
+    change,
+    letter,
+    unit,
+    wanted,
+)
 from servescope.report.labels import quantity
 from servescope.report.shown import distinct
 from servescope.units import format_seconds, three_digits
 
+if TYPE_CHECKING:
+    from servescope.analysis.gate import Judgement
+
 MOST_NAMED = 5
 """Figures that a sentence names before it counts the others."""
+NOTHING_SHARED = "no load is on both sides: nothing can be compared"
+OUTCOMES = ("broken", "not decided", "kept")
+"""Of a gate's bounds, the worst first."""
+OTHER_LOAD = "the loads are not the same, so no figure is called better or worse"
 NOTHING_JUDGED = "nothing could be judged: too few requests, or no figure on both sides"
 
 
@@ -52,6 +70,8 @@ def count(pair: Pair, side: int) -> str:
 
 def answer(pair: Pair) -> str:
     """A pair in one sentence."""
+    if not pair.same_load:
+        return OTHER_LOAD
     said = [
         f"{letter(pair.side)} is {verdict} than A in {_listed(rows)}"
         for verdict in ("worse", "better")
@@ -94,14 +114,17 @@ def smallest(row: Row) -> str | None:
 
 def notes(pair: Pair) -> list[str]:
     """What to mind of its rows: each note once, with the rows that have it."""
-    found: dict[str, list[Row]] = {}
+    found: dict[tuple[str, str], list[Row]] = {}
     for row in pair.rows:
         if row.note:
-            found.setdefault(row.note, []).append(row)
+            # The further out a percentile is, the more requests it wants.
+            statistic = row.figure.rpartition("_")[2] if row.note.endswith(TOO_FEW) else ""
+            found.setdefault((row.note, statistic), []).append(row)
     whole = len(judged(pair))
     return [
         f"{'all figures' if len(rows) == whole > 1 else _grouped(pair, rows)}: {note}"
-        for note, rows in found.items()
+        + (f": wants {wanted(rows)}" if statistic and wanted(rows) else "")
+        for (note, statistic), rows in found.items()
     ]
 
 
@@ -117,3 +140,9 @@ def _grouped(pair: Pair, rows: Sequence[Row]) -> str:
         metric if len(of) == there.count(metric) or of == [""] else f"{metric} {' '.join(of)}"
         for metric, of in found.items()
     )
+
+
+def outcomes(gate: Sequence[Judgement]) -> str:
+    """How many bounds came out how, the worst first: '1 broken, 2 not decided'."""
+    counts = {word: sum(one.outcome == word for one in gate) for word in OUTCOMES}
+    return ", ".join(f"{n} {word}" for word, n in counts.items() if n)

@@ -17,15 +17,19 @@ from rich.text import Text
 from servescope.analysis.compare import defined
 from servescope.analysis.comparison import change, interval, letter, tenths
 from servescope.report.changes import (
+    NOTHING_SHARED,
+    OUTCOMES,
     answer,
     count,
     judged,
     notes,
+    outcomes,
     resources,
     smallest,
     title,
     value,
 )
+from servescope.report.export import defused
 from servescope.units import printable
 
 if TYPE_CHECKING:
@@ -41,12 +45,11 @@ _COLOURS = {
     "not decided": "bold yellow",
 }
 _BOLD = {word: f"**{word}**" for word in _COLOURS}
-NOTHING = "no load is on both sides: nothing can be compared"
 _SHORT = {"no difference shown": "none shown"}
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _CSV = (
     *("load", "side", "figure", "a", "b", "change_ratio", "low", "high", "verdict"),
-    *("smallest_ratio", "note"),
+    *("smallest_ratio", "note", "requests_wanted"),
 )
 
 
@@ -81,15 +84,16 @@ def print_table(found: Comparison, gate: Sequence[Judgement], out: TextIO, *, co
     console = Console(
         file=out, width=WIDTH, force_terminal=colour, no_color=not colour,
         highlight=False, markup=False, emoji=False,
+        soft_wrap=not colour,  # what a program reads has each sentence on one line
     )  # fmt: skip
     for number, side in enumerate(found.sides):
         _print_side(console, letter(number), side)
     for pair in found.pairs:
         console.print()
         console.print(Text(printable(heading(found, pair)), "bold"))
-        console.print(Text(printable(answer(pair))))
         for note in pair.notes:
             console.print(Text(f"note: {printable(note)}", "yellow"))
+        console.print(Text(printable(answer(pair))))
         console.print(_figures(pair))
         if resources(pair):
             console.print(_resources(pair))
@@ -99,7 +103,7 @@ def print_table(found: Comparison, gate: Sequence[Judgement], out: TextIO, *, co
             console.print(Text(printable(said), "dim"))
     console.print()
     if not found.pairs:
-        console.print(Text(NOTHING, "bold"))
+        console.print(Text(NOTHING_SHARED, "bold"))
     for note in found.notes:
         console.print(Text(printable(note), "dim"))
     for one in gate:
@@ -108,6 +112,8 @@ def print_table(found: Comparison, gate: Sequence[Judgement], out: TextIO, *, co
         console.print(
             Text.assemble("gate ", printable(said), words, f": {printable(one.sentence)}")
         )
+    if gate:
+        console.print(f"gate: {outcomes(gate)}")
 
 
 def _print_side(console: Console, letter: str, side: Side) -> None:
@@ -115,8 +121,8 @@ def _print_side(console: Console, letter: str, side: Side) -> None:
     for why in side.incomplete:
         console.print(Text(f"   INCOMPLETE: {printable(why)}", "bold red"))
     for doubt in side.doubts:
-        said = f"   doubt: {doubt.kind} at {printable(doubt.load)}: {printable(doubt.message)}"
-        console.print(Text(said, "yellow"))
+        said = printable(f"{doubt.kind} at {doubt.load}: {doubt.message}")
+        console.print(Text(f"   doubt: {said}", "yellow"))
     for said in _differences(side):
         console.print(Text(f"   {printable(said)}", "yellow"))
     for note in side.notes:
@@ -179,8 +185,7 @@ def markdown(found: Comparison, judged: Sequence[Judgement]) -> str:
 
 def _markdown(found: Comparison, judged: Sequence[Judgement]) -> Iterator[str]:
     if judged:
-        worst = next((w for w in ("broken", "not decided") if _any(judged, w)), "kept")
-        yield f"## servescope compare: gate {worst}"
+        yield f"## servescope compare: gate {outcomes(judged)}"
         yield ""
         yield from _lines(("bound", "load", "outcome", "why"), "---", [
             (one.bound, one.load, one.outcome, one.sentence) for one in judged
@@ -192,16 +197,18 @@ def _markdown(found: Comparison, judged: Sequence[Judgement]) -> Iterator[str]:
         yield f"- **{letter(number)}**: {_safe(side.name)}, {_safe(side.target)}"
         yield from (f"  - **incomplete**: {_safe(why)}" for why in side.incomplete)
         for doubt in side.doubts:
-            yield f"  - doubt `{doubt.kind}` at {_safe(doubt.load)}: {_safe(doubt.message)}"
+            yield f"  - doubt {_safe(f'{doubt.kind} at {doubt.load}: {doubt.message}')}"
         yield from (f"  - {_safe(said)}" for said in _differences(side))
         yield from (f"  - {_safe(note)}" for note in side.notes)
     for pair in found.pairs:
         yield ""
         yield f"### {_safe(heading(found, pair))}"
         yield ""
+        yield from (f"- {_safe(note)}" for note in pair.notes)
+        if pair.notes:
+            yield ""
         yield f"{_safe(answer(pair))}."
         yield ""
-        yield from (f"- {_safe(note)}" for note in pair.notes)
         rows = [
             (
                 title(row), _value(row, row.a), _value(row, row.b),
@@ -214,13 +221,9 @@ def _markdown(found: Comparison, judged: Sequence[Judgement]) -> Iterator[str]:
         yield from _lines(titles, "--:", rows)
         yield from (f"- {_safe(said)}" for said in (*notes(pair), *definitions(found, pair)))
     if not found.pairs:
-        yield f"\n{NOTHING}"
+        yield f"\n{NOTHING_SHARED}"
     yield ""
     yield from (f"<sub>{_safe(note)}</sub>" for note in found.notes)
-
-
-def _any(judged: Sequence[Judgement], word: str) -> bool:
-    return any(one.outcome == word for one in judged)
 
 
 def _lines(titles: Sequence[str], form: str, rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -248,19 +251,15 @@ def comma_separated(found: Comparison) -> str:
     for pair in found.pairs:
         side = found.sides[pair.side].name
         for row in pair.rows:
-            cells = [getattr(row, column) for column in _CSV[2:]]
-            writer.writerow([_defused(pair.load), _defused(side), *cells])
+            cells = [pair.load, side, *(getattr(row, column) for column in _CSV[2:])]
+            shown = (printable(cell) if isinstance(cell, str) else cell for cell in cells)
+            writer.writerow([defused(cell) for cell in shown])
     return out.getvalue()
-
-
-def _defused(text: str) -> str:
-    """A text that a spreadsheet would take for a formula gets a quote in front."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def junit(judged: Sequence[Judgement], *, undecided_fails: bool) -> bytes:
     """A gate as JUnit XML: a test case a bound, side and load. Not decided is skipped, or fails."""
-    count = {word: sum(one.outcome == word for one in judged) for word in _COLOURS}
+    count = {word: sum(one.outcome == word for one in judged) for word in OUTCOMES}
     failures = count["broken"] + (count["not decided"] if undecided_fails else 0)
     skipped = 0 if undecided_fails else count["not decided"]
     totals = {"tests": len(judged), "failures": failures, "errors": 0, "skipped": skipped}

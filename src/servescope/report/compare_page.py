@@ -4,40 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from servescope.analysis.comparison import (
     Comparison,
     Pair,
+    Row,
     Side,
     change,
     interval,
     letter,
+    said,
     unit,
 )
 from servescope.report import changes
+from servescope.report.changes import outcomes
 from servescope.report.compare_plots import before_after, forest
-from servescope.report.content import Cell, Column, Form, Notice, Section, Table
+from servescope.report.content import Cell, Column, Form, Notice, Said, Section, Table
 from servescope.report.page import render
 
+if TYPE_CHECKING:
+    from servescope.analysis.gate import Judgement
 
-def page(comparison: Comparison, links: Sequence[tuple[str, str]] = ()) -> str:
-    """The page of a comparison; `links` as `render` has them."""
+
+def page(
+    comparison: Comparison,
+    links: Sequence[tuple[str, str]] = (),
+    gate: Sequence[Judgement] = (),
+) -> str:
+    """The page of a comparison, with what became of a gate; `links` as `render` has them."""
     sides = comparison.sides
     kinds = [kind for kind in ("simulated", "imported") if any(s.kind == kind for s in sides)]
     return render(
         " against ".join(
             changes.names(comparison)[::-1] if len(sides) == 2 else changes.names(comparison)
         ),
-        sections(comparison),
+        sections(comparison, gate),
         facts=[f"{letter(k)}: {_described(side)}" for k, side in enumerate(sides)],
         marks=kinds,
         links=links,
     )
 
 
-def sections(comparison: Comparison) -> list[Section]:
+def sections(comparison: Comparison, gate: Sequence[Judgement] = ()) -> list[Section]:
     """What a page that compares sides is made of."""
     found = [
+        _gate(gate),
         _doubts(comparison),
         _answer(comparison),
         before_after(comparison),
@@ -64,6 +76,15 @@ def _pairs(comparison: Comparison) -> Iterator[tuple[str, Pair]]:
 # --- in words -------------------------------------------------------------------------------------
 
 
+def _gate(gate: Sequence[Judgement]) -> Section | None:
+    rows: list[list[Cell]] = [
+        [one.bound, one.side, one.load, one.outcome, one.sentence] for one in gate
+    ]
+    columns = [Column(title=title) for title in ("Bound", "Side", "Load", "Outcome", "Why")]
+    table = Table(title=f"The gate: {outcomes(gate)}", columns=columns, rows=rows)
+    return Section(name="gate", title="Gate", tables=[table]) if rows else None
+
+
 def _doubts(comparison: Comparison) -> Section | None:
     notices = []
     for k, side in enumerate(comparison.sides):
@@ -79,12 +100,11 @@ def _doubts(comparison: Comparison) -> Section | None:
             )
             for kind, texts in _by_kind(side)
         ]
-        for loads, words in ((side.missing, "A alone has"), (side.unmatched, "A has not")):
+        for who, loads in (("A", side.missing), (letter(k), side.unmatched)):
             if loads:
-                text = f"{letter(k)} and A share no load like these, which {words}: "
-                text += ", ".join(loads)
+                text = f"{who} alone has {', '.join(loads)}"
                 notices.append(Notice(kind="not compared", text=text, tone="warning"))
-        notices += [Notice(kind=f"{letter(k)} and A", text=note) for note in side.notes]
+        notices += [Notice(kind=letter(k), text=note) for note in side.notes]
     notices += [
         Notice(kind=name, text=note) for name, pair in _pairs(comparison) for note in pair.notes
     ]
@@ -100,7 +120,7 @@ def _by_kind(side: Side) -> Iterator[tuple[str, list[str]]]:
 def _answer(comparison: Comparison) -> Section:
     sentences = [f"{name}: {changes.answer(pair)}." for name, pair in _pairs(comparison)]
     if not sentences:
-        sentences = ["No load is on both sides: nothing can be compared."]
+        sentences = [f"{changes.NOTHING_SHARED[:1].upper()}{changes.NOTHING_SHARED[1:]}."]
     return Section(name="answer", title="Answer", sentences=sentences, lead=len(sentences) <= 4)
 
 
@@ -125,13 +145,13 @@ def _table(name: str, pair: Pair) -> Table:
     rows: list[list[Cell]] = [
         [
             row.label,
-            None if row.a is None else changes.value(row, row.a),
-            None if row.b is None else changes.value(row, row.b),
-            None if row.change_ratio is None else change(row),
-            f"{interval(row)} {unit(row)}" if interval(row) else None,
+            _value(row, row.a),
+            _value(row, row.b),
+            _said(change(row), row.change_ratio),
+            Said(f"{interval(row)} {unit(row)}", row.low) if interval(row) else None,
             row.verdict,
-            changes.smallest(row),
-            row.note,
+            _said(changes.smallest(row), row.smallest_ratio),
+            said(row),
         ]
         for row in changes.judged(pair)
     ]
@@ -151,18 +171,32 @@ def _table(name: str, pair: Pair) -> Table:
     return Table(title=f"{name}: {counts}", columns=columns, rows=rows)
 
 
+def _value(row: Row, x: float | None) -> Cell:
+    return None if x is None else Said(changes.value(row, x), x)
+
+
+def _said(words: str | None, value: float | None) -> Cell:
+    return None if words is None or value is None else Said(words, value)
+
+
 def _resources(comparison: Comparison) -> Section | None:
     tables = []
     for name, pair in _pairs(comparison):
         rows: list[list[Cell]] = [
-            [row.label, row.a, row.b, row.change_ratio, row.verdict]
+            [
+                changes.title(row),
+                _value(row, row.a),
+                _value(row, row.b),
+                row.change_ratio,
+                row.verdict,
+            ]
             for row in changes.resources(pair)
         ]
         titles: list[tuple[str, Form]] = [
             ("Figure", "text"),
             ("A", "number"),
             (letter(pair.side), "number"),
-            ("Change", "percent"),
+            ("Change", "change"),
             ("Verdict", "text"),
         ]
         columns = [Column(title=title, form=form) for title, form in titles]

@@ -25,8 +25,8 @@ WIDEST = 100
 NARROWEST, LOWEST = 32, 5
 """Columns and lines below which a panel shows less than a line does."""
 LABEL = len("requests")
-LINE = 120
-"""Columns of a line where no terminal says how many there are."""
+LINE, LEAST = 132, 40
+"""Columns of a line where no terminal says how many there are; the least of a stage's last one."""
 BAR, NARROW = 20, 70
 """Columns of the bar, and of a panel in which it has half of them."""
 SECONDS_S, MINUTES_S = 9.95, 119.5
@@ -53,8 +53,6 @@ class Standing(NamedTuple):
     """Requests per second that the load asks for."""
     recent: float | None
     """Requests answered per second of late."""
-    tokens: float | None
-    """Output tokens per second of late, of answers that have ended."""
     left_s: float | None
     run_left_s: float | None
     """At most, until the last stage is over."""
@@ -73,10 +71,10 @@ def line(now: Standing, columns: int = LINE) -> str:
         f"{tally.failed:,} failed" if tally.failed else "",
         f"{now.in_flight:,} in flight" if now.in_flight else "",
         f"{_number(tally.requests_per_s)}/s" + (f" of {_number(now.asked)}" if now.asked else ""),
-        _times("TTFT", tally.ttft, "/"),
-        _times("ITL", tally.itl, "/"),
-        f"{_number(now.tokens)} tokens/s" if now.tokens else "",
+        f"{_number(tally.output_tokens_per_s)} tokens/s" if tally.output_tokens else "",
+        _pair("TTFT P50/P99", tally.ttft),
         _left(now.left_s) if now.left_s else "",
+        _pair("ITL", tally.itl),
         now.server,
         now.gpu,
     ]
@@ -87,18 +85,22 @@ def line(now: Standing, columns: int = LINE) -> str:
     return text if cell_len(text) <= columns else text[:columns]
 
 
-def over(now: Standing) -> str:
-    """The line that stays of a stage after it."""
+def over(now: Standing, columns: int | None = None) -> str:
+    """The line that stays of a stage after it, in so many columns if that is enough for the most.
+
+    Where no terminal says how many there are, nothing is left out for the stage's name.
+    """
+    name = f"{now.stage}, {printable(now.load)}: "
     whole = now._replace(
         elapsed_s=max(now.elapsed_s, now.tally.span_s),
         asked=None,
-        tokens=now.tally.output_tokens_per_s,
         in_flight=0,
         left_s=None,
         server="",
         gpu="",
     )
-    return f"{now.stage}, {printable(now.load)}: {line(whole).strip()}"
+    room = LINE if columns is None else max(LEAST, columns - cell_len(name) + 1)
+    return name + line(whole, room).strip()
 
 
 def news(now: Standing) -> Iterator[tuple[str, str]]:
@@ -111,7 +113,7 @@ def news(now: Standing) -> Iterator[tuple[str, str]]:
 
 def _rows(now: Standing, *, bar: int, marks: str) -> list[tuple[int, str, Text]]:
     """How much each matters (0 the most), a label, and what there is to say."""
-    tally = now.tally
+    tally, tokens = now.tally, now.tally.output_tokens_per_s
     rate = Text(no_wrap=False)
     if now.asked:
         rate.append(f"{_number(now.asked)}/s asked, ")
@@ -122,9 +124,9 @@ def _rows(now: Standing, *, bar: int, marks: str) -> list[tuple[int, str, Text]]
     rows = [
         (0, "done", _progress(now, bar, marks)),
         (1, "requests", rate),
-        (2, "TTFT", Text(_times("", tally.ttft, ", P99 ") or "-")),
-        (4, "ITL", Text(_times("", tally.itl, ", P99 ") or "-")),
-        (5, "tokens", Text(f"{_number(now.tokens)}/s out" if now.tokens is not None else "-")),
+        (2, "TTFT", Text(_times(tally.ttft))),
+        (4, "ITL", Text(_times(tally.itl))),
+        (5, "tokens", Text(f"{_number(tokens)}/s out" if tokens else "-")),
     ]
     if now.server:
         rows.append((6, "server", Text(now.server, no_wrap=False)))
@@ -168,12 +170,22 @@ def _clock(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < SECONDS_S else f"{seconds:.0f} s"
 
 
-def _times(label: str, buckets: Buckets, between: str) -> str:
-    """Median and P99 so far; empty where there are none."""
+def _times(buckets: Buckets) -> str:
+    """Median and P99 so far."""
+    p50, p99 = buckets.quantile_s(0.5), buckets.quantile_s(0.99)
+    if p50 is None or p99 is None:
+        return "-"
+    return f"P50 {format_seconds(p50)}, P99 {format_seconds(p99)}"
+
+
+def _pair(label: str, buckets: Buckets) -> str:
+    """The same in short: 'TTFT P50/P99 95.9/130 ms'; empty where there are none."""
     p50, p99 = buckets.quantile_s(0.5), buckets.quantile_s(0.99)
     if p50 is None or p99 is None:
         return ""
-    return f"{label or 'P50'} {format_seconds(p50)}{between}{format_seconds(p99)}"
+    low, high = format_seconds(p50), format_seconds(p99)
+    number, _, unit = low.partition(" ")
+    return f"{label} {number if high.partition(' ')[2] == unit else low}/{high}"
 
 
 def _number(value: float | None) -> str:
@@ -198,6 +210,11 @@ class Screen:
         text = "".join(f"\x1b[K{one}\n" for one in lines)
         self._write(self._back(columns) + text + "\x1b[J")
         self._drawn = [cell_len(Text.from_ansi(one).plain) for one in lines]
+
+    @property
+    def columns(self) -> int:
+        """How wide the terminal is now."""
+        return self._size()[0]
 
     def clear(self) -> None:
         """Take it away."""

@@ -109,6 +109,10 @@ class Progress:
             self._stage.draining = True
         self._line(f"{why}: nothing more is sent; again to end at once")
 
+    def told(self, text: str) -> None:
+        """Something happened that is of no one run."""
+        self._line(printable(text))
+
     def clear(self) -> None:
         """The run is over, or something else is to be written: leave lines, no panel."""
         self._end_stage()
@@ -121,7 +125,8 @@ class Progress:
             standing = ended.standing(self._sources)
             if self._screen is None:
                 self._tell_news(ended, standing)
-            self._line(over(standing))
+            columns = self._screen.columns - len(self._name) if self._screen is not None else None
+            self._line(over(standing, columns))
 
     def _tell_news(self, stage: _Stage, standing: Standing) -> None:
         """What has not been said of a stage yet; a panel shows it as long as it holds."""
@@ -180,7 +185,6 @@ class _Then(NamedTuple):
 
     elapsed_s: float
     answered: int
-    output_tokens: int
     due: int
 
 
@@ -194,7 +198,7 @@ class _Stage:
         """Nothing more is sent: the run was interrupted."""
         self._stage, self._run = stage, run
         self._begun_s = time.monotonic()
-        self._then = deque([_Then(0.0, 0, 0, 0)])
+        self._then = deque([_Then(0.0, 0, 0)])
 
     def standing(self, sources: Newest) -> Standing:
         """How it stands."""
@@ -222,7 +226,6 @@ class _Stage:
             in_flight=now.live.in_flight,
             asked=self._asked(then, span_s),
             recent=(tally.answered - then.answered) / span_s if then.elapsed_s > 0 else None,
-            tokens=(tally.output_tokens - then.output_tokens) / span_s if span_s > 0 else None,
             left_s=None if left_s is None else left_s * pace,
             run_left_s=(left_s + later_s) * pace if left_s is not None and later_s else None,
             server=server,
@@ -233,7 +236,7 @@ class _Stage:
     def _lately(self) -> _Then:
         """The counters of some seconds ago; those of now are kept for later."""
         now, then = self.moment, self._then
-        then.append(_Then(now.elapsed_s, now.tally.answered, now.tally.output_tokens, now.due or 0))
+        then.append(_Then(now.elapsed_s, now.tally.answered, now.due or 0))
         while len(then) > 2 and then[1].elapsed_s <= now.elapsed_s - LATELY_S:
             then.popleft()
         return then[0]
