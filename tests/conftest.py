@@ -23,6 +23,13 @@ for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, lambda *_: None)
 
 
+@pytest.fixture(autouse=True)
+def _environment():
+    """A command that runs in this process may change its environment, for itself alone."""
+    with patch.dict(os.environ):
+        yield
+
+
 @pytest.fixture
 def command(monkeypatch, capfd, tmp_path):
     """Runs the command in this process, in a directory of its own; status, output and errors."""
@@ -31,11 +38,10 @@ def command(monkeypatch, capfd, tmp_path):
     def invoke(*words):
         monkeypatch.setattr(sys, "argv", ["servescope", *map(str, words)])
         status = 0
-        with patch.dict(os.environ):  # a command may change it for itself
-            try:
-                cli.main()
-            except SystemExit as end:
-                status = end.code or 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            status = end.code or 0
         return (status, *capfd.readouterr())
 
     return invoke

@@ -138,6 +138,7 @@ def test_nothing_is_wider_than_a_narrow_window(page, sweep, tmp_path):
 
 def test_plots_follow_the_window(page, sweep):
     page.goto(sweep)
+    page.locator("#cdf-ttft").scroll_into_view_if_needed()
     page.locator("#cdf-ttft .plot[data-drawn]").wait_for()
     before = page.locator("#cdf-ttft svg.main-svg").first.get_attribute("width")
     page.set_viewport_size({"width": 600, "height": 800})
