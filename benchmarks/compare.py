@@ -1,7 +1,7 @@
 """How often `servescope compare` is wrong: pairs of runs of one configuration, and planted changes.
 
-    python benchmarks/compare.py simulated [PAIRS]    # in virtual time, minutes
-    python benchmarks/compare.py real [PAIRS]         # over HTTP on loopback, about 25 s a pair
+    python benchmarks/compare.py simulated [PAIRS]    # in virtual time; 50 pairs: 5 minutes
+    python benchmarks/compare.py real [PAIRS]         # over HTTP on loopback; 20 pairs: 20 minutes
 
 Of two runs of one configuration any verdict at all is a false alarm, which may happen in one pair
 of twenty. Of a run with each step's time 10 % longer than the baseline's, a figure of it must come
@@ -14,7 +14,6 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from itertools import combinations
 from pathlib import Path
 
 from servescope.analysis import conclude
@@ -26,18 +25,22 @@ from servescope.serve import Server
 
 LOADS = ("users:8", "users:32", "poisson:6", "poisson:12", "constant:8", "burst")
 REQUESTS = 400
+REAL_LOADS = ("users:8", "poisson:32")
+REAL = {"requests": 280, "output_tokens": "uniform:8-24"}
+"""Short answers: many rounds in ten seconds."""
+REPEATS = 3
 BASE, SLOWER = "sim:vllm", "sim:vllm?step=8.8ms&prefill=93.5us&sequence=22us&context=99ns"
 
 
-def one(name: Path, target: str, *, load: str, seed: int, requests: int) -> str:
+def one(name: Path, target: str, *, load: str, seed: int, **more: object) -> str:
     """Make a run, with prompts and due times of its own; where it is."""
     options = {
-        "target": target, "load": [load], "requests": requests, "out": str(name.parent),
+        "target": target, "load": [load], "requests": REQUESTS, "out": str(name.parent),
         "name": name.name,
         "input_tokens": "exponential:mean=128,max=512", "output_tokens": "uniform:16-64",
         "seed": seed,
     }  # fmt: skip
-    found = conduct(declare(options))
+    found = conduct(declare(options | more))
     conclude(found)
     return str(found.path)
 
@@ -64,30 +67,38 @@ def said(what: str, pairs: list[tuple[str, str]]) -> None:
 
 
 def simulated(pairs: int) -> None:
-    """Each pair of its own two runs; the slower engine with the first run of each."""
+    """Each pair of its own two runs; the slower engine with the first run of each. A burst, which
+    says little of its noise, with repeats too."""
     for load in LOADS:
         with tempfile.TemporaryDirectory() as out:
             runs = [
                 [
-                    one(
-                        Path(out, f"{tag}{k}"), target, load=load, seed=3 * k + j, requests=REQUESTS
-                    )
+                    one(Path(out, f"{tag}{k}"), target, load=load, seed=3 * k + j)
                     for j, (tag, target) in enumerate((("a", BASE), ("b", BASE), ("c", SLOWER)))
                 ]
                 for k in range(pairs)
             ]
             said(f"simulated {load}, one configuration", [(a, b) for a, b, _ in runs])
             said(f"simulated {load}, steps 10 % longer", [(a, c) for a, _, c in runs])
+            if load == "burst":
+                groups = [list(zip(*group, strict=True)) for group in _batched(runs, REPEATS)]
+                a, b, c = ([",".join(group[k]) for group in groups] for k in range(3))
+                many = f"simulated {load}, {REPEATS} repeats a side"
+                said(f"{many}, one configuration", list(zip(a, b, strict=True)))
+                said(f"{many}, steps 10 % longer", list(zip(a, c, strict=True)))
+
+
+def _batched(runs: list[list[str]], size: int) -> list[list[list[str]]]:
+    """Whole groups of `size`."""
+    return [runs[k : k + size] for k in range(0, len(runs) - size + 1, size)]
 
 
 def real(pairs: int) -> None:
     """Over HTTP, the runs in turn, so that whatever else the machine does falls on all of them."""
-    for load in ("users:8", "poisson:12"):
+    for load in REAL_LOADS:
         with tempfile.TemporaryDirectory() as out:
             runs = list(_measured(Path(out), load, pairs))
             said(f"real {load}, one configuration", [(a, b) for a, b, _ in runs])
-            every = list(combinations([run for a, b, _ in runs for run in (a, b)], 2))
-            said(f"real {load}, one configuration, each with each", every)
             said(f"real {load}, steps 10 % longer", [(a, c) for a, _, c in runs])
 
 
@@ -97,7 +108,7 @@ def _measured(out: Path, load: str, pairs: int) -> Iterator[tuple[str, str, str]
         for k in range(pairs):
             urls = (("a", first.url), ("b", first.url), ("c", second.url))
             a, b, c = (
-                one(out / f"{tag}{k}", url, load=load, seed=3 * k + j, requests=300)
+                one(out / f"{tag}{k}", url, load=load, seed=3 * k + j, **REAL)
                 for j, (tag, url) in enumerate(urls)
             )
             yield a, b, c

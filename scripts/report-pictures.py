@@ -1,12 +1,14 @@
-"""Makes the pictures of docs/report.md: parts of a real report, as Chromium shows them.
+"""Makes the pictures of docs/report.md: parts of a real report, and the list of runs.
 
     .venv/bin/python scripts/report-pictures.py
 
-The run is simulated, in virtual time and with a fixed seed, so that the pictures change only when
-the report does.
+The runs are simulated, in virtual time and with a fixed seed, so that the pictures change only when
+the pages do (and with the date).
 """
 
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -27,6 +29,13 @@ PICTURES = (
     ("report-violins", "light", 1000, "#durations", "#durations"),
     ("report-narrow", "dark", 390, "#latency", "#violins"),
 )
+RUNS = (
+    # name, engine, load
+    ("baseline", "sim:vllm", "poisson:4,8,16"),
+    ("slower-step", "sim:vllm?step=10ms", "poisson:4,8,16"),
+    ("short-queue", "sim:sglang?max_waiting=4&max_sequences=8", "constant:40"),
+    ("users", "sim:llamacpp?step=30ms&max_sequences=4", "users:1,2,4,8"),
+)
 MARGIN_PX = 16
 
 
@@ -40,7 +49,22 @@ def main() -> None:
             browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
             for picture in PICTURES:
                 take(browser, page.as_uri(), picture)
+            for name, target, load in RUNS:
+                trial = Trial(
+                    target=[target], load=[load], requests=400, seed=1, out=out, name=name
+                )
+                conclude(conduct(trial))
+            with_list(browser, out)
             browser.close()
+
+
+def with_list(browser: Browser, out: str) -> None:
+    """What `servescope view` shows of these runs."""
+    command = [sys.executable, "-m", "servescope", "view", out, "--port", "0", "--quiet"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as view:
+        url = view.stdout.readline().strip()
+        take(browser, url, ("view", "light", 1280, "#filter", "#compare"))
+        view.terminate()
 
 
 def sweep(out: str) -> Trial:

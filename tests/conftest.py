@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from unittest.mock import patch
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -20,6 +21,13 @@ for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
     # and ignored here is obeyed by them.
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, lambda *_: None)
+
+
+@pytest.fixture(autouse=True)
+def _environment():
+    """A command that runs in this process may change its environment, for itself alone."""
+    with patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture

@@ -65,6 +65,15 @@ def test_bad_input_is_one_line_that_names_it_and_exit_2_before_any_request(comma
         assert part in err
 
 
+def test_without_a_command_the_help_is_shown(command):
+    assert command() == command("--help")
+
+
+def test_an_option_that_is_none_is_compared_by_its_letters_alone(command):
+    assert command("run", "--bogus")[2] == "servescope: No such option '--bogus'.\n"
+    assert "Did you mean '--requests'?" in command("run", "--reqests")[2]
+
+
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1:1", "http://", "http://127.0.0.1:99999", "a b"])
 def test_a_bad_url_is_bad_input(command, url):
     status, _, err = command("run", url)
@@ -206,6 +215,19 @@ def test_a_cap_on_concurrency_holds_an_open_load_back_and_the_wait_is_in_the_fro
     stage = json.loads(out)["stages"][0]
     assert stage["figures"]["concurrency"]["max"] == 2
     assert stage["figures"]["ttft_from_due_s"]["max"] > 3 * stage["figures"]["ttft_s"]["max"]
+
+
+def test_connecting_has_no_row_where_all_connections_were_kept_alive(command, server):
+    words = ("run", server.url, "--requests", "6", "--output-tokens", "2", "--load", "users:2")
+    assert " connect " not in command(*words)[1]
+    assert " connect " in command(*words, "--no-keep-alive")[1]
+
+
+def test_without_pyarrow_the_message_has_what_to_install(command, server, monkeypatch):
+    command("run", server.url, "--requests", "2", "--name", "out", "--output-tokens", "2")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    status, _, err = command("export", "runs/out", "--format", "parquet")
+    assert (status, "pip install pyarrow" in err) == (2, True)
 
 
 def test_export_writes_tables_that_pandas_can_read(command, server, tmp_path):

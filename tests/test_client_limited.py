@@ -80,7 +80,7 @@ def test_waiting_under_a_declared_cap_and_connecting_are_not_the_generators_faul
 
 @pytest.mark.parametrize(
     ("name", "fine", "bad", "says"),
-    [("cpu_ratio", 0.9, 0.97, "97% of a core"), ("lag_p99_s", 0.005, 0.012, "lagged 12.0 ms")],
+    [("cpu_ratio", 0.9, 0.97, "97 % of a core"), ("lag_p99_s", 0.005, 0.012, "lagged 12.0 ms")],
 )
 def test_a_busy_or_lagging_load_process_is_doubted(name, fine, bad, says):
     assert raised(steady(), samples=[loop(name, fine)]) == {}

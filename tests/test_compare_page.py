@@ -1,10 +1,12 @@
 """The page of a comparison: what it says in words, and that nothing it is given breaks it."""
 
+import io
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from servescope.analysis.comparison import Comparison, Difference, Pair, Row, Side, SideDoubt
-from servescope.report import compare_page
+from servescope.report import compare, compare_page
 from tests.support.kept import HOSTILE
 
 A = Side(name="before", paths=["runs/before"], kind="measured", target="llama, vllm")
@@ -34,7 +36,7 @@ def test_the_answer_names_what_changed_and_what_would_have_been_seen():
     (sentence,) = section(found, "answer").sentences
     assert sentence == (
         "users:4: B is worse than A in TTFT p50 (+30.0 %) and 1 more; no difference is shown in "
-        "the other figure, where a change of 4.00 % would have been seen."
+        "the other figure, where a change of 4.0 % would have been seen."
     )
 
 
@@ -43,8 +45,9 @@ def test_shares_change_by_points_and_open_intervals_say_so():
     found = Comparison(sides=[A, B], pairs=[pair(share)])
     (table,) = section(found, "changes").tables
     shown = dict(zip([column.title for column in table.columns], table.rows[0], strict=True))
-    assert (shown["A"], shown["B"], shown["Change"]) == ("0 %", "2.00 %", "+2.00 points")
-    assert shown["95 % interval"] == "below +4.00 points"
+    words = [shown[title].words for title in ("A", "B", "Change", "95 % interval")]
+    assert words == ["0 %", "2.00 %", "+2.0 points", "below +4.0 points"]
+    assert shown["Change"].value == 0.02  # what its row is sorted by
     assert section(found, "changes").plots == []
 
 
@@ -65,6 +68,32 @@ def test_doubts_and_what_is_incomplete_come_before_the_answer():
     for words in ("after: SIGINT", "40 were answered", "users:8", "other lengths"):
         assert words in said
     assert section(found, "sides").tables[0].rows == [["seed", "1", "2"]]
+
+
+def test_an_interval_without_a_limit_is_drawn_out_of_the_frame():
+    wide = row("ttft_p95", 0.09, "no difference shown", low=None, high=0.17)
+    (plot,) = section(Comparison(sides=[A, B], pairs=[pair(wide)]), "changes").plots
+    trace, arrow = plot.traces
+    left, right = plot.layout["xaxis"]["range"]
+    assert (arrow["x"], arrow["y"]) == ([left], ["TTFT p95"])
+    assert arrow["marker"]["symbol"] == "triangle-left"
+    assert "no lower limit" in arrow["hovertemplate"]
+    assert trace["x"][0] - trace["error_x"]["arrayminus"][0] < left < 0
+    assert trace["x"][0] + trace["error_x"]["array"][0] < right
+
+
+def test_resources_have_their_units_and_a_change_its_sign():
+    used = row("host memory_used_bytes_max", form="resource", a=2e9, b=3e9, change_ratio=0.5)
+    found = Comparison(sides=[A, B], pairs=[pair(used)])
+    text = compare_page.page(found).partition("</main>")[0]
+    for words in ("host memory used, max", "2.00 GB", "3.00 GB", "+50.0 %"):
+        assert words in text
+
+
+def test_a_note_stands_under_the_side_that_it_is_about():
+    noted = Side(name="before", paths=["x"], kind="imported", notes=["it does not time tokens"])
+    notices = section(Comparison(sides=[noted, B], pairs=[pair(row())]), "doubts").notices
+    assert [(one.kind, one.text) for one in notices] == [("A", "it does not time tokens")]
 
 
 def test_without_a_common_load_the_page_says_that():
@@ -96,10 +125,16 @@ def test_hostile_names_stay_text():
     side = Side(name=HOSTILE, paths=[HOSTILE], kind="imported", tool=HOSTILE, notes=[HOSTILE])
     side.definitions = {"ttft_s": HOSTILE}
     side.differs = [Difference(what=HOSTILE, a=HOSTILE, b=HOSTILE)]
+    side.doubts = [SideDoubt(load=HOSTILE, kind=HOSTILE, message=HOSTILE)]
     pairs = [pair(row(note=HOSTILE), load=load) for load in (HOSTILE, HOSTILE + "2")]
-    page = compare_page.page(Comparison(sides=[A, side], pairs=pairs, notes=[HOSTILE]))
-    assert "<img" not in page.replace("<img>", "").partition("<script>")[0]
-    assert "</script><script>alert" not in page
+    found = Comparison(sides=[A, side], pairs=pairs, notes=[HOSTILE])
+    page = compare_page.page(found).partition("<script>")[0]
+    markdown = compare.markdown(found, [])
+    assert "<img" not in page + markdown
+    terminal = io.StringIO()
+    compare.print_table(found, [], terminal, colour=False)
+    for text in (markdown, terminal.getvalue(), compare.comma_separated(found)):
+        assert "\u202e" not in text
 
 
 RATIOS = st.none() | st.floats(-1, 1e6)

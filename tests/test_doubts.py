@@ -19,6 +19,13 @@ def test_a_clean_closed_stage_raises_no_doubt():
     assert raised(steady(), CLOSED) == {}
 
 
+def test_what_touches_all_figures_comes_before_what_touches_one_percentile():
+    lost = [request(i, chunks=0, outcome="failed:http_5xx") for i in range(20, 1220)]
+    found = raised([*steady(20), *lost], CLOSED)
+    assert list(found) == ["errors", "too_few"]
+    assert "98.4 % of 1,220 requests did not complete: 1,200 failed" in found["errors"].message
+
+
 def stamped(kernel, *, turns=900, worker="0"):
     return [loop("kernel_clock", kernel, worker=worker), loop("turns", turns, worker=worker)]
 
@@ -94,7 +101,7 @@ def test_a_latency_that_drifts_under_a_constant_load_is_doubted(stage):
     growing = [request(i, ttft_ms=50 + i) for i in range(400)]
     found = raised(growing, stage)["not_stationary"]
     assert found.value == pytest.approx((30 + 50 + 299.5) / (30 + 50 + 99.5) - 1)
-    assert "+111%" in found.message
+    assert "+111 %" in found.message
 
 
 def test_advice_on_a_drift_depends_on_its_direction_and_on_the_load():
@@ -108,6 +115,10 @@ def test_advice_on_a_drift_depends_on_its_direction_and_on_the_load():
         raised(shrinking, OPEN)["not_stationary"].advice,
     }
     assert len(advice) == 4
+    many = StageFacts(label="users:330", open=False, users=330)
+    first = raised(growing, many)["not_stationary"].advice
+    assert first.startswith("these are 1.21 rounds of 330 users, who all began at one instant")
+    assert "1,320 requests" in first
     assert "--warmup" in raised(shrinking, CLOSED)["not_stationary"].advice
 
 

@@ -1,6 +1,7 @@
 """How a run is shown while it goes on: in a terminal, and where there is none."""
 
 import io
+import os
 import re
 import signal
 
@@ -8,55 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from servescope import loads, records
-from servescope.client.workers import Live
-from servescope.deal import Deal
-from servescope.doubts.early import early_doubts
-from servescope.load import Limit
-from servescope.records import Record, Sample
-from servescope.report.live import LINE, Screen, Standing, line
+from servescope.records import Sample
+from servescope.report.live import LINE, WIDEST, Screen, Standing, line, over
 from servescope.report.newest import Newest
-from servescope.seeds import generator
 from servescope.serve.answers import whole
-from servescope.stage import Moment
-from servescope.stats import distribution
-from servescope.store import Stage
 from servescope.tally import Tally
-from servescope.token_times import token_gaps
-from tests.support.command import QUICK, Command, until
-from tests.support.items import source
+from tests.support.command import QUICK, Command, children, until
 from tests.support.served import Served, healthy
+from tests.support.tallied import MS, failed, record, tallied
 from tests.support.terminal import Terminal
-
-MS = 1_000_000
-
-
-def record(request=0, *, gaps=(), tokens=1, first=10 * MS, **other):
-    chunks = [first, *gaps]
-    count = sum(tokens) if isinstance(tokens, list) else tokens * len(chunks)
-    known = {
-        "stage": 0,
-        "due_ns": 0,
-        "sent_ns": 0,
-        "chunk_ns": chunks,
-        "chunk_tokens": tokens,
-        "output_tokens": count,
-        "end_ns": sum(chunks),
-    }
-    return Record(request=request, **known | other)
-
-
-def tallied(*found):
-    tally = Tally()
-    for one in found:
-        tally.note(one)
-    return tally
-
-
-def failed(request, outcome="failed:http_5xx", reason="HTTP 500; no blocks left", **other):
-    return Record(
-        request=request, stage=0, due_ns=0, sent_ns=0, end_ns=1, outcome=outcome, reason=reason
-    )
 
 
 def standing(tally, **changes):
@@ -71,122 +32,12 @@ def standing(tally, **changes):
         in_flight=3,
         asked=4.0,
         recent=3.9,
-        tokens=123.0,
         left_s=18.0,
         run_left_s=48.0,
         server="3 running, 1 waiting, KV cache 41%",
         gpu="GPU 0 93% busy 61.2 of 141 GiB 412 W",
     )
     return known._replace(**changes)
-
-
-# --- what is counted ------------------------------------------------------------------------------
-
-
-@given(
-    st.lists(
-        st.tuples(
-            st.integers(1, 10**11),
-            st.lists(st.integers(1, 10**10), max_size=20),
-            st.integers(1, 5),
-        ),
-        min_size=1,
-        max_size=30,
-    )
-)
-def test_percentiles_so_far_are_the_final_ones_to_a_bucket(answers):
-    found = [
-        record(k, first=first, gaps=gaps, tokens=tokens)
-        for k, (first, gaps, tokens) in enumerate(answers)
-    ]
-    tally = tallied(*found)
-    columns = records.columns(found)
-    firsts = sorted(one.chunk_ns[0] / 1e9 for one in found)
-    assert tally.ttft.quantile_s(0.5) == pytest.approx(firsts[(len(firsts) - 1) // 2], rel=0.012)
-    gaps = token_gaps(columns)
-    assert tally.itl.n == pytest.approx(gaps.weight.sum())
-    if len(gaps.seconds):
-        each = distribution(gaps.seconds, weights=gaps.weight)
-        assert tally.itl.nth_s(tally.itl.n) == pytest.approx(each.max, rel=0.012, abs=1.1e-9)
-        assert tally.itl.nth_s(1) == pytest.approx(each.min, rel=0.012, abs=1.1e-9)
-
-
-def test_of_long_answers_a_part_stands_for_all_and_no_beat_is_missed():
-    # every 32nd gap is slow, and of each answer every 32nd is looked at
-    found = [record(k, gaps=([10 * MS] * 31 + [500 * MS]) * 32) for k in range(64)]
-    itl = tallied(*found).itl
-    assert itl.n == 64 * 1024
-    assert itl.quantile_s(0.5) == pytest.approx(0.010, rel=0.02)
-    assert itl.quantile_s(0.96) == pytest.approx(0.010, rel=0.02)
-    assert itl.quantile_s(0.98) == pytest.approx(0.500, rel=0.02)
-
-
-@given(st.lists(st.integers(1, 10**9), min_size=1, max_size=50), st.integers(0, 50))
-def test_two_tallies_added_are_the_tally_of_both(times, cut):
-    found = [record(k, first=first, gaps=[first, 2 * first]) for k, first in enumerate(times)]
-    found.append(failed(99))
-    both = tallied(*found[:cut])
-    both.add(tallied(*found[cut:]))
-    one = tallied(*found)
-    for q in (0.01, 0.5, 0.99):
-        assert both.ttft.quantile_s(q) == one.ttft.quantile_s(q)
-        assert both.itl.quantile_s(q) == one.itl.quantile_s(q)
-    assert (both.requests, both.answered, both.failures) == (
-        one.requests,
-        one.answered,
-        one.failures,
-    )
-    assert both.output_tokens_per_s == one.output_tokens_per_s
-
-
-def test_the_newest_reason_is_the_one_that_is_told():
-    tally = tallied(failed(0, reason="old"), failed(1, "failed:stalled", "silent"))
-    tally.add(tallied(failed(2, reason="new")))
-    assert list(tally.words.values()) == ["silent", "new"]
-
-
-# --- doubts so far --------------------------------------------------------------------------------
-
-
-OPEN = Stage(load="constant:100", open=True, rate=100.0)
-
-
-def kinds(stage, tally, *, elapsed_s=10.0, sent=1000, due=1000):
-    return [
-        doubt.kind for doubt in early_doubts(stage, tally, elapsed_s=elapsed_s, sent=sent, due=due)
-    ]
-
-
-def late(count, ns, n=1000):
-    return tallied(*(record(k, due_ns=-ns if k < count else 0) for k in range(n)))
-
-
-def test_a_good_stage_raises_no_doubt():
-    assert kinds(OPEN, late(0, 0)) == []
-
-
-def test_a_generator_that_is_late_with_more_than_one_in_a_hundred_is_doubted():
-    assert kinds(OPEN, late(40, 5 * MS)) == ["client_limited"]
-    assert kinds(OPEN, late(8, 5 * MS)) == []
-    assert kinds(OPEN, late(40, MS // 2)) == []
-
-
-def test_that_all_users_cannot_begin_at_one_instant_is_no_doubt():
-    users = Stage(load="users:64", open=False, users=64)
-    assert kinds(users, late(64, 5 * MS), due=None) == []
-    assert kinds(users, late(120, 5 * MS), due=None) == ["client_limited"]
-
-
-def test_more_than_one_error_in_a_hundred_is_doubted():
-    good = [record(k) for k in range(99)]
-    assert kinds(OPEN, tallied(*good, failed(99))) == []
-    assert kinds(OPEN, tallied(*good, failed(99), failed(100))) == ["errors"]
-
-
-def test_requests_that_were_due_and_are_not_sent_are_doubted():
-    assert kinds(OPEN, late(0, 0), sent=900, due=1000) == ["not_offered"]
-    assert kinds(OPEN, late(0, 0), sent=999, due=1000) == []
-    assert kinds(OPEN, late(0, 0), elapsed_s=0.1, sent=8, due=10) == []
 
 
 # --- one line -------------------------------------------------------------------------------------
@@ -207,11 +58,26 @@ def test_a_line_has_what_matters_most_first():
         r"1 failed",
         r"3 in flight",
         r"of 4\.00",
-        r"TTFT 10\.",
-        r"ITL 4\.9|5\.0",
+        r"TTFT P50/P99 (9\.9|10\.)",
+        r"ITL (4\.9|5\.0)",
     ]
     places = [re.search(words, told).start() for words in order]
     assert places == sorted(places)
+
+
+def test_requests_and_tokens_are_told_over_one_window():
+    answers = [record(k, gaps=[10 * MS] * 199) for k in range(4)]  # each ends after 2 s
+    told = line(standing(tallied(*answers), elapsed_s=6.0))
+    assert "2.00/s of 4.00, 400 tokens/s," in told
+
+
+@pytest.mark.parametrize("columns", [70, 80, 110])
+def test_the_line_that_stays_of_a_stage_fits_into_the_terminal(columns):
+    tally = tallied(record(gaps=[5 * MS] * 3), *(failed(k) for k in range(1, 4)))
+    kept = over(standing(tally, load="poisson:4,ramp=2"), columns)
+    assert len(kept) <= columns
+    assert kept.startswith("stage 1 of 2, poisson:4,ramp=2: 12 s: 4/300 done")
+    assert len(over(standing(tally, load="poisson:4"))) > 80  # a file breaks no lines
 
 
 # --- what machines say ----------------------------------------------------------------------------
@@ -260,7 +126,7 @@ def server():
         yield found
 
 
-BOTH = ("--load", "poisson:40", "--load", "users:3", "--duration", "2s")
+BOTH = ("--load", "poisson:40", "--load", "users:3", "--duration", "1s")
 
 
 def is_panel(frame):
@@ -346,6 +212,40 @@ def test_a_panel_goes_back_over_the_lines_that_a_narrower_terminal_broke(monkeyp
     assert f"\x1b[{2 * height}A" in out.getvalue()  # each line of 79 columns has become two
 
 
+def test_a_load_process_that_was_held_up_is_doubted_in_the_panel(server, tmp_path):
+    terminal = Terminal(
+        *("run", server.url, *QUICK, "--load", "constant:200", "--duration", "60s"),
+        *("--workers", "1", "--collect", "none"),
+        cwd=tmp_path,
+    )
+    terminal.shows("TTFT     P50")
+    (loading,) = children(terminal.process.pid)
+    for number in (signal.SIGSTOP, signal.SIGCONT):
+        os.kill(loading, number)
+        seen = len(terminal.frames)
+        until(lambda: len(terminal.frames) > seen + 2, "the panel goes on")  # noqa: B023
+    terminal.shows("doubt    client_limited: ")
+    terminal.process.send_signal(signal.SIGINT)
+    assert terminal.wait() == 130
+    assert "client_limited" in terminal.out
+
+
+@given(st.integers(1, 130), st.integers(1, 16), st.integers(0, 3))
+def test_a_panel_keeps_to_the_room_there_is_and_its_first_row_to_the_last(
+    columns, height, failures
+):
+    screen = Screen(Tty())
+    screen._size = lambda: (columns, height)
+    screen.draw(standing(tallied(record(gaps=[MS] * 3), *map(failed, range(failures)))))
+    drawn = re.sub(r"\r|\x1b\[\??[\d;]*[A-Za-z]", "", screen._out.getvalue()).splitlines()
+    assert len(drawn) < height or (height == 1 and not drawn)
+    assert all(len(one) < columns for one in drawn) or columns == 1
+    if columns > 40 and height > 6:
+        assert {len(one) for one in drawn} == {min(columns - 1, WIDEST)}
+        assert "done" in drawn[1]
+        assert drawn[-1].startswith("╰")
+
+
 @pytest.mark.slow
 def test_ctrl_c_lets_the_run_drain_and_says_so(server, tmp_path):
     terminal = Terminal(
@@ -414,19 +314,3 @@ def test_a_simulated_run_is_shown_in_its_own_time(tmp_path):
     assert terminal.wait() == 0
     left = "\n".join(terminal.left())
     assert re.search(r"stage 1 of 2, poisson:30: (1 m|9\d s|100 s).* done", left), left
-
-
-def moment(load, elapsed_s, **limit):
-    (load,) = loads.parse("--load", load)
-    wanted = Limit(**limit)
-    offer = load.offer(wanted, generator(7, "arrivals"))
-    deal = Deal(offer=offer, limit=wanted, items=source("dummy"), first_item=0)
-    return Moment.of(deal, elapsed_s, Live(0, 0, 0), Tally())
-
-
-def test_what_is_due_by_now_is_told_of_an_open_load_alone():
-    assert moment("constant:2", 2.6, requests=100).due == 6
-    assert moment("constant:2", 99.0, requests=100).due == 100
-    assert moment("constant:2", 2.6, requests=100).ends_s == pytest.approx(49.5)
-    assert moment("users:2", 2.6, duration_s=10.0)[-2:] == (None, 10.0)
-    assert moment("users:2", 2.6, requests=10)[-2:] == (None, None)

@@ -121,9 +121,17 @@ def test_samples_come_back(tmp_path):
 def test_a_directory_that_is_no_run_is_bad_input(tmp_path):
     with pytest.raises(BadInput, match=r"manifest\.json"):
         Run(tmp_path)
-    (tmp_path / "manifest.json").write_text('{"schema": 1}')
-    with pytest.raises(BadInput, match="want a run's directory"):
-        Run(tmp_path)
+    for text in ('{"schema": 1}', "[" * 100_000):
+        (tmp_path / "manifest.json").write_text(text)
+        with pytest.raises(BadInput, match="want a run's directory"):
+            Run(tmp_path)
+
+
+def test_a_run_without_its_requests_is_bad_input(tmp_path):
+    run = written(tmp_path, [])
+    (run.path / "requests.jsonl").unlink()
+    with pytest.raises(BadInput, match=r"requests\.jsonl: No such file"):
+        run.columns()
 
 
 @pytest.mark.parametrize("name", ["../../etc", "/etc/passwd", "a b/c", "..", "\x1b[31m", "ü" * 500])

@@ -290,5 +290,5 @@ def test_a_file_that_is_no_tokenizer_is_refused(tmp_path, content):
 
 def test_a_missing_tokenizers_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(BadInput, match=r"pip install servescope\[tokenizers\]"):
+    with pytest.raises(BadInput, match=r"pip install tokenizers"):
         load_tokenizer(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import signal
 import socket
 from base64 import b64encode
@@ -133,7 +134,7 @@ def test_a_change_on_disk_is_seen_at_the_next_look(tmp_path):
 def test_a_broken_directory_is_listed_as_such_and_spoils_nothing(tmp_path, name):
     keep(tmp_path, "good")
     broken, browser = keep(tmp_path, "bad") / name, Browser(tmp_path)
-    for content in (b"", b"{}", b"[1]", b"\xff\xfe", b'{"name": 3}', b"[" * 9999):
+    for content in (b"", b"{}", b"[1]", b"\xff\xfe", b'{"name": 3}', b'{"x":' + b"[" * 99999):
         broken.write_bytes(content)
         body = browser.respond("/", []).body
         assert 'href="/run/good"' in body
@@ -160,11 +161,13 @@ def test_links_that_lead_out_of_the_directory_are_not_followed(tmp_path):
         (root / "half" / name).symlink_to(outside / name)
     (within / "samples.jsonl").unlink()
     (within / "samples.jsonl").symlink_to("/etc/passwd")
+    (keep(root, "cached") / "columns.npz").unlink(missing_ok=True)
+    (root / "cached" / "columns.npz").symlink_to(outside / "columns.npz")
     browser = Browser(root)
     found = {run.key: run.state for run in Listing(root).runs()}
-    assert found == {"half": "unreadable", "within": "unreadable"}
+    assert found == dict.fromkeys(("half", "within", "cached"), "unreadable")
     assert "from outside" not in browser.respond("/", []).body
-    for path in ("/run/linked", "/run/half", "/run/within"):
+    for path in ("/run/linked", "/run/half", "/run/within", "/run/cached"):
         assert browser.respond(path, []).status in (404, 422)
 
 
@@ -177,6 +180,14 @@ def test_only_what_is_listed_can_be_asked_for(tmp_path):
         assert browser.respond(f"/run/{key}", []).status == 404
         assert browser.respond("/compare", [("run", "a"), ("run", key)]).status == 404
     assert browser.respond("/run/a", []).status == 200
+
+
+def test_from_a_page_that_is_none_there_is_a_way_to_the_list(tmp_path):
+    browser = Browser(tmp_path)
+    for path in ("/run/gone", "/nowhere", "/compare"):
+        answer = browser.respond(path, [])
+        assert answer.status in (400, 404)
+        assert '<a href="/">All runs</a>' in answer.body
 
 
 def test_text_from_elsewhere_stays_text(tmp_path):
@@ -219,6 +230,19 @@ def test_two_runs_are_compared_with_the_first_of_them(tmp_path):
     assert alone.status == 400
 
 
+def test_a_name_of_any_bytes_is_shown_and_compared(tmp_path):
+    odd = os.fsdecode(b"\xff")
+    keep(tmp_path, "a", steady(40))
+    keep(tmp_path, "b", steady(40), model="other").rename(tmp_path / odd)
+    browser = Browser(tmp_path)
+    for path, query in (
+        ("/", [("q", odd)]),
+        (f"/run/{odd}", []),
+        ("/compare", [("run", "a"), ("run", odd)]),
+    ):
+        assert browser.respond(path, query).status == 200
+
+
 def test_what_is_no_directory_is_refused_in_one_line(tmp_path):
     with pytest.raises(BadInput, match="want a directory with runs"):
         Browser(tmp_path / "none")
@@ -255,6 +279,7 @@ def test_it_can_be_read_and_no_more(url, method):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_no_request_makes_it_fail_and_it_ends_quietly_when_told_to(tmp_path, number):
     odd = (b"GET /%ff%00/../x HTTP/1.1\r\nHost: localhost\r\n\r\n", b"\0\n\n", b"GET\r\n\r\n")
+    odd += (b"GET http://[ HTTP/1.1\r\nHost: localhost\r\n\r\n",)
     with viewing(tmp_path) as (command, url):
         for line in odd:
             with socket.create_connection((url.hostname, url.port), timeout=20) as sock:

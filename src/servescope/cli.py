@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import sys
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ from servescope.cli_view import view
 from servescope.errors import ServescopeError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from servescope.analysis.evidence import Evidence
 
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -227,7 +230,9 @@ def run(
         click.echo("warning: the server's certificate is not verified", err=True)
     status, between = 0, "["
     try:
-        for found in conduct_all(trials, progress, ["servescope", *sys.argv[1:]], beside):
+        command = ["servescope", *sys.argv[1:]]
+        told = None if progress is None else progress.told
+        for found in conduct_all(trials, progress, command, beside, told):
             if progress is not None:
                 progress.clear()
             evidence = conclude(found)
@@ -281,7 +286,7 @@ def serve(sim: str, host: str, port: int, token_file: Path | None, *, quiet: boo
 
     def ready(url: str, paths: list[str]) -> None:
         more = f" (POST {' '.join(paths)}; ctrl-C ends)"
-        click.echo(url if quiet else f"serving {config} on {url}{more}")
+        click.echo(url if quiet else f"serving {sim} on {url}{more}")
 
     listen.run(config, host=host, port=port, token=listen.token_from(token_file), ready=ready)
 
@@ -298,13 +303,16 @@ cli.add_command(calibrate)
 
 def main() -> None:
     """Entry of the command: errors of known cause are one line and an exit status."""
-    arguments = _spread_goodput(sys.argv[1:])
+    arguments = _spread_goodput(sys.argv[1:]) or ["--help"]
     try:
         cli.main(arguments, prog_name="servescope", standalone_mode=False)
     except ServescopeError as error:
         click.echo(f"servescope: {_one_line(str(error))}", err=True)
         sys.exit(error.exit_status)
     except click.ClickException as error:
+        if isinstance(error, click.NoSuchOption):
+            meant = _alike(error.option_name, error.possibilities or ())
+            error = click.NoSuchOption(error.option_name, possibilities=meant)
         click.echo(f"servescope: {_one_line(error.format_message())}", err=True)
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
@@ -321,6 +329,12 @@ def _spread_goodput(arguments: list[str]) -> list[str]:
             spread.append("--goodput")
         spread.append(word)
     return spread
+
+
+def _alike(name: str, options: Iterable[str]) -> list[str]:
+    """Those that may be meant: Click counts the hyphens, too, and takes --bogus for --out."""
+    bare = {option.strip("-"): option for option in options}
+    return [bare[one] for one in get_close_matches(name.strip("-"), bare, cutoff=0.7)]
 
 
 def _one_line(text: str) -> str:

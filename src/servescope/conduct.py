@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -35,6 +36,7 @@ from servescope.simulated import Simulated
 from servescope.stage import Measured
 from servescope.store import Manifest, Run, RunWriter, Stage, slug
 from servescope.tally import Tally
+from servescope.units import printable
 
 STAGE_REQUESTS = 1 << 20
 """Indices set apart for a stage that time alone ends, so that the next one's prompts do not depend
@@ -87,7 +89,9 @@ def conduct(trial: Trial, watcher: Watcher | None = None, command: list[str] | N
                     offers.check_ownership(trial, stages, where)
                 if cluster is not None:
                     cluster.equip(bench)
-                subject = Measured(bench, cluster)
+                for missing in collection.missing():
+                    _warn(f"warning: {missing}", watcher)
+                subject = Measured(bench, cluster, look=collection.look)
                 manifest.origin_ns, manifest.instrument = bench.origin_ns, error_bars.kept()
         except BaseException:  # an interrupt, too: nothing has been measured
             writer.discard()
@@ -104,6 +108,14 @@ def conduct(trial: Trial, watcher: Watcher | None = None, command: list[str] | N
             writer.manifest.finished_utc = _utc_now()
             writer.write_manifest()
     return Run(writer.path)
+
+
+def _warn(text: str, watcher: Watcher | None) -> None:
+    """Say something before the load that must not wait for its end, though nobody watches."""
+    if watcher is not None:
+        watcher.told(text)
+    else:
+        sys.stderr.write(f"{printable(text)}\n")
 
 
 def _drained(collection: Collection, watcher: Watcher | None) -> Callable[[], list[Sample]]:

@@ -9,9 +9,8 @@ from typing import Literal
 
 import msgspec
 
-Strength = Literal["shown", "likely", "hint"]
-"""`shown`: the interval leaves no other reading; `likely`: the number says so, without an interval;
-`hint`: worth a look."""
+Strength = Literal["shown", "likely"]
+"""`shown`: the interval leaves no other reading; `likely`: the number says so, without one."""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):

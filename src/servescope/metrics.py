@@ -66,6 +66,14 @@ def stage_window(columns: Columns) -> Window | None:
     return Window("stage", int(sent.sent_ns.min()) / 1e9, end / 1e9)
 
 
+def asked_per_s(columns: Columns) -> float | None:
+    """Requests due per second, from the first due time to the last; None where they are one."""
+    # A later turn that was never sent was never due either.
+    due = columns.due_ns[(columns.sent_ns != ABSENT) | (columns.turn == 0)]
+    span_s = int(np.ptp(due)) / 1e9 if len(due) else 0.0
+    return (len(due) - 1) / span_s if span_s else None
+
+
 def figures(
     columns: Columns, window: Window | None = None, slo: Slo | None = None
 ) -> dict[str, Figure]:

@@ -11,6 +11,7 @@ from servescope.client import machine
 from servescope.errors import BadInput
 from servescope.experiment import DEFAULT_LIMIT, Plan, Trial
 from servescope.load import Closed, Later, Limit, Load, Open
+from servescope.loads.sweep import Rate
 from servescope.loads.trace import FromTrace
 from servescope.seeds import generator
 from servescope.stage import most_connections
@@ -38,14 +39,15 @@ class _Wanted(NamedTuple):
     limit: Limit
     seed_index: int
     warmup: bool = False
+    probe: bool = False
     cache: str | None = None
 
 
 def offers(plan: Plan) -> list[Offer]:
     """Every stage, its load drawn where it can be. Raises BadInput."""
     found = []
-    for load, limit, seed_index, warmup, cache in _wanted(plan):
-        stage = Stage(load=str(load), open=True, warmup=warmup, cache=cache)
+    for load, limit, seed_index, warmup, probe, cache in _wanted(plan):
+        stage = Stage(load=str(load), open=True, warmup=warmup, probe=probe, cache=cache)
         found.append(Offer(stage, load, limit, seed_index))
         if hasattr(load, "offer"):
             draw(plan, found[-1], cast("Load", load))
@@ -63,7 +65,15 @@ def _wanted(plan: Plan) -> Iterator[_Wanted]:
         # A trace has an end of its own.
         whole = isinstance(load, FromTrace) and plan.limit is DEFAULT_LIMIT
         for cache in passes:
-            yield _Wanted(load, Limit() if whole else plan.limit, k + shift, cache=cache)
+            limit, probe = Limit() if whole else plan.limit, _is_probe(plan, k)
+            yield _Wanted(load, limit, k + shift, probe=probe, cache=cache)
+
+
+def _is_probe(plan: Plan, k: int) -> bool:
+    """Whether a load is one of the two from which a sweep's rates are settled."""
+    return hasattr(plan.loads[k], "offer") and any(
+        isinstance(load, Rate) for load in plan.loads[k + 1 : k + 3]
+    )
 
 
 def draw(plan: Plan, offer: Offer, load: Load) -> None:

@@ -60,6 +60,9 @@ class Watcher(Protocol):
     def samples(self, samples: Sequence[Sample]) -> None:
         """What the collectors have read since the last call."""
 
+    def told(self, text: str) -> None:
+        """Something that the user should know at once."""
+
     def draining(self, why: str) -> None:
         """The run was interrupted: nothing more is sent, what is in flight may end."""
 

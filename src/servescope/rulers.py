@@ -154,7 +154,7 @@ def load_tokenizer(path: str | Path) -> Tokenize:
     try:
         from tokenizers import Tokenizer  # noqa: PLC0415 - optional
     except ImportError:
-        want = "needs `pip install servescope[tokenizers]`"
+        want = "needs tokenizers: pip install tokenizers"
         raise BadInput("--tokenizer", path, want) from None
     file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
     try:

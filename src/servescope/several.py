@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Beside = Callable[[], "Watcher"]
+Told = Callable[[str], None]
 SIGNALS = ("SIGINT", "SIGTERM")
 
 
@@ -35,10 +36,12 @@ def conduct_all(
     watcher: Watcher | None = None,
     command: list[str] | None = None,
     beside: Beside | None = None,
+    told: Told | None = None,
 ) -> Iterator[Run]:
     """Carry out trials; yields their runs in the same order. Raises what `conduct` does.
 
-    Those that go on side by side on this machine have a watcher each, made by `beside` there.
+    Those that go on side by side on this machine have a watcher each, made by `beside` there; of
+    those on a cluster `told` is told when each is over.
     After a run that was interrupted no other begins.
     """
     if len(trials) > 1:
@@ -55,9 +58,10 @@ def conduct_all(
         want = "want the same for all experiments that are simulated"
         raise BadInput("--cluster", ", ".join(map(str, where)), want)
     cluster = where.pop()
-    yield from (
-        _here(trials, command, beside) if cluster is None else _there(trials, command, cluster)
-    )
+    if cluster is None:
+        yield from _here(trials, command, beside)
+    else:
+        yield from _there(trials, command, cluster, told)
 
 
 def _is_simulated(trial: Trial) -> bool:
@@ -109,13 +113,17 @@ def _good(found: T | Fault) -> T:
     return found
 
 
-def _there(trials: list[Trial], command: list[str] | None, cluster: str) -> Iterator[Run]:
+def _there(
+    trials: list[Trial], command: list[str] | None, cluster: str, told: Told | None
+) -> Iterator[Run]:
     """On a cluster, which begins one again elsewhere when its node dies; kept here."""
     found = []
     with connected(cluster) as ray:
         task = ray.remote(_files).options(num_cpus=1)
         alone = [msgspec.structs.replace(trial, cluster=None) for trial in trials]
         answers = [task.remote(trial, command) for trial in alone]
+        if told is not None:
+            _tell(ray, trials, answers, told)
         for trial, answer in zip(trials, answers, strict=True):
             files = _good(ray.get(answer))
             name, content = files.popitem()
@@ -128,6 +136,16 @@ def _there(trials: list[Trial], command: list[str] | None, cluster: str) -> Iter
             replace(path / "manifest.json", msgspec.json.encode(run.manifest) + b"\n")
             found.append(run)
     yield from found  # not before: meanwhile what is printed goes elsewhere
+
+
+def _tell(ray: Any, trials: list[Trial], answers: list[Any], told: Told) -> None:  # noqa: ANN401
+    """Say which are over, as they are, until all are."""
+    told(f"{len(trials):,} simulations on the cluster")
+    left = dict(zip(answers, trials, strict=True))
+    while left:
+        for answer in ray.wait(list(left))[0]:
+            name = left.pop(answer).name or "one"
+            told(f"{name} is over, {len(trials) - len(left):,} of {len(trials):,}")
 
 
 def _files(trial: Trial, command: list[str] | None) -> dict[str, dict[str, bytes]] | Fault:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 
 import msgspec
@@ -18,8 +19,9 @@ from servescope.engine.tokenizer import prompt_tokens, tokenize
 from servescope.experiment import Plan
 from servescope.load import Closed
 from servescope.prepare import Interrupt, Watcher, check_context, make_items, note_lengths
+from servescope.records import Sample
 from servescope.rulers import TOKENIZER, ruler_from_tokenizer
-from servescope.stage import Moment
+from servescope.stage import Moment, due_by
 from servescope.store import RunWriter, Stage
 from servescope.tally import Tally
 
@@ -86,7 +88,7 @@ class Simulated:
             cap=self._plan.trial.max_concurrency,
             keep_text=self._plan.trial.keep_text,
             stream=self._plan.trial.stream,
-            keep=self._writer.samples,
+            keep=self._keep,
         )
         tally, look_s = Tally(), 0.0
         for record in records:
@@ -102,10 +104,16 @@ class Simulated:
         self._now_ns = max(self._now_ns, tally.last_ns)
         return tally
 
+    def _keep(self, readings: Iterable[Sample]) -> None:
+        samples = list(readings)
+        self._writer.samples(samples)
+        if self._watcher is not None:
+            self._watcher.samples(samples)
+
     def _moment(self, deal: Deal, elapsed_s: float, tally: Tally) -> Moment:
         """How far a stage has come; what is due is sent, as far as the cap allows."""
-        moment = Moment.of(deal, elapsed_s, Live(0, 0, 0), tally)
         offer, ended = deal.offer, tally.requests
-        busy = offer.users if isinstance(offer, Closed) else (moment.due or ended) - ended
+        due = due_by(deal, elapsed_s) or ended
+        busy = offer.users if isinstance(offer, Closed) else due - ended
         busy = max(0, min(busy, self._plan.trial.max_concurrency or busy))
-        return moment._replace(live=Live(ended + busy, ended, busy))
+        return Moment.of(deal, elapsed_s, Live(ended + busy, ended, busy), tally)

@@ -41,15 +41,29 @@ class Moment(NamedTuple):
     """Requests that were due by now; None where answers decide when one is."""
     ends_s: float | None
     """When nothing more is sent, since the start; None where answers decide."""
+    waits_s: float | None
+    """How much of the schedule is sent: from its first due time to that of the request that has
+    waited longest; None where all have been sent, or where answers decide."""
 
     @classmethod
     def of(cls, deal: Deal, elapsed_s: float, live: workers.Live, tally: Tally) -> Self:
         """That of a stage which is dealt so."""
-        offer, due, ends_s = deal.offer, None, deal.limit.duration_s
+        offer, ends_s, waits_s = deal.offer, deal.limit.duration_s, None
         if isinstance(offer, Open) and deal.most is not None:
-            due = int(np.searchsorted(offer.due_ns, elapsed_s * 1e9, side="right")) * deal.loads
             ends_s = float(offer.due_ns[-1]) / 1e9
-        return cls(elapsed_s, live, tally, due, ends_s)
+            # Whichever were sent, one of the first so many and one was not.
+            gone = (live.sent + tally.never_sent) // deal.loads
+            if gone < len(offer.due_ns):
+                waits_s = float(offer.due_ns[gone] - offer.due_ns[0]) / 1e9
+        return cls(elapsed_s, live, tally, due_by(deal, elapsed_s), ends_s, waits_s)
+
+
+def due_by(deal: Deal, elapsed_s: float) -> int | None:
+    """Requests of a stage that are due by then; None where answers decide when one is."""
+    offer = deal.offer
+    if not isinstance(offer, Open) or deal.most is None:
+        return None
+    return int(np.searchsorted(offer.due_ns, elapsed_s * 1e9, side="right")) * deal.loads
 
 
 class Team(Protocol):
@@ -136,8 +150,10 @@ class _Here:
 class Measured:
     """The stages of a run against real endpoints."""
 
-    def __init__(self, bench: Bench, place: Place | None = None) -> None:
-        self._bench, self._place = bench, place or Here()
+    def __init__(
+        self, bench: Bench, place: Place | None = None, *, look: Callable[[], None]
+    ) -> None:
+        self._bench, self._place, self._look = bench, place or Here(), look
         self.items, self.targets = bench.items, len(bench.targets)
 
     def flush_cache(self) -> str | None:
@@ -153,7 +169,9 @@ class Measured:
         targets = [stage_settings(settings, deal, cap) for settings in bench.targets]
         part = Part(number, stage.first_request, stage.workers, targets)
         run = StageRun(bench, stage, deal, part)
-        run.run(self._place.team(bench, deal, part))
+        team = self._place.team(bench, deal, part)
+        self._look()  # while the load processes get ready, so that it takes no time
+        run.run(team)
         return run.tally
 
 

@@ -45,6 +45,8 @@ class Stage(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Index of its first request over the run."""
     first_item: int = 0
     """The item that was asked as its first request; the others follow one by one."""
+    probe: bool = False
+    """It measures what a sweep's rates are made of, and is none of them."""
     cache: str | None = None
     """`cold` or `warm`, where the same items are asked with an empty and a filled prefix cache."""
     flushed: str | None = None
@@ -234,7 +236,7 @@ class Run:
         text = _read(path / "manifest.json")
         try:
             self.manifest = msgspec.json.decode(text, type=Manifest)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise BadInput("DIR", path, f"want a run's directory: manifest.json: {error}") from None
         if self.manifest.schema != SCHEMA:
             found = self.manifest.schema
@@ -257,7 +259,11 @@ class Run:
     def columns(self) -> Columns:
         """The records as columns, sorted by request; cached in columns.npz."""
         source, cache = self.path / "requests.jsonl", self.path / "columns.npz"
-        stamp = np.array([source.stat().st_size, SCHEMA])
+        try:
+            stamp = np.array([source.stat().st_size, SCHEMA])
+        except OSError as error:
+            want = f"want a run's directory: {source.name}: {error.strerror}"
+            raise BadInput("DIR", self.path, want) from None
         cached = _load_cache(cache, stamp)
         if cached is not None:
             return cached
@@ -299,7 +305,7 @@ def _lines(path: Path, kind: type[T]) -> Iterator[T]:
                 return  # the writer was killed in this line
             try:
                 yield decoder.decode(line)
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, RecursionError) as error:
                 where = f"{path}:{number}"
                 raise BadInput("DIR", where, f"{error}: {shorten(repr(line))}") from None
 

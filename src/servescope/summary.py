@@ -49,6 +49,8 @@ class StageSummary(msgspec.Struct, kw_only=True):
     """As in the records."""
     outcomes: dict[str, int]
     figures: dict[str, Any]
+    asked_per_s: float | None = None
+    """Requests per second that were due while an open load lasted; None of a closed one."""
     doubts: list[Doubt] = []
     reasons: list[Reason] = []
     slo: list[goodput.Verdict] = []
@@ -95,13 +97,13 @@ class Summary(msgspec.Struct, kw_only=True):
 
 def summarise(run: Run) -> Summary:
     """Work out the summary of a run from its directory alone."""
-    return summary_of(run, run.columns(), run.samples())
+    samples = run.samples()
+    return summary_of(run, run.columns(), samples, telemetry.read(samples))
 
 
-def summary_of(run: Run, columns: Columns, samples: Sequence[Sample]) -> Summary:
+def summary_of(run: Run, columns: Columns, samples: Sequence[Sample], told: Telemetry) -> Summary:
     """The summary of a run whose records and samples have been read."""
-    manifest = run.manifest
-    told, of_stage = telemetry.read(samples), defaultdict(list)
+    manifest, of_stage = run.manifest, defaultdict(list)
     for sample in samples:
         if "stage" in sample.labels:
             of_stage[sample.labels["stage"]].append(sample)
@@ -185,6 +187,7 @@ def _stage(
         number=number,
         outcomes=metrics.outcomes(columns),
         figures=figures,
+        asked_per_s=metrics.asked_per_s(columns) if stage.open else None,
         doubts=doubts(facts, columns, figures, samples),
         reasons=reasons,
         slo=verdicts,
@@ -192,20 +195,26 @@ def _stage(
         never_sent=int(np.sum(columns.sent_ns == ABSENT)),
         generator=generator(columns, samples),
         targets=_parts(manifest, columns),
-        resources=_resources(told, columns),
+        resources=_resources(manifest, told, columns),
     )
 
 
-def _resources(told: Telemetry, columns: Columns) -> list[Resources]:
+def _resources(manifest: Manifest, told: Telemetry, columns: Columns) -> list[Resources]:
     window, answered = metrics.stage_window(columns), columns.answered()
     if window is None:
         return []
-    counted = (
+    asked, made = (
         None if (tokens == ABSENT).any() else int(tokens.sum())
         for tokens in (answered.input_tokens, answered.output_tokens)
     )
-    work = Work(len(answered), *counted)
+    work = Work(len(answered), asked, made, here=all(map(is_here, manifest.targets)))
     return resources(told, window.start_s, window.end_s, work)
+
+
+def is_here(url: str) -> bool:
+    """Whether a target is on this machine by its URL: a Unix socket, or loopback."""
+    where = url.partition("://")[2]
+    return url.startswith("http+unix:") or where.startswith(("localhost:", "127.", "[::1]"))
 
 
 def _parts(manifest: Manifest, columns: Columns) -> list[TargetSummary]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -73,6 +74,12 @@ class Buckets:
         bucket = int(np.searchsorted(sums, min(max(rank, 1e-9), float(sums[-1]))))
         return float(2 ** ((bucket + 0.5) / PER_OCTAVE)) / 1e9
 
+    def above(self, seconds: float) -> float:
+        """How many are longer, beyond what buckets blur."""
+        self._settle()
+        bucket = math.ceil(math.log2(seconds * 1e9) * PER_OCTAVE)
+        return float(self._counts[bucket:].sum())
+
     def _settle(self) -> None:
         if not self._times:
             return
@@ -100,8 +107,9 @@ class Tally:
         """Of what was answered: to the first token, and between tokens."""
         self.late = Buckets()
         """How late the generator itself was with each request that was sent."""
-        self._first_ns, self.last_ns = 1 << 62, 0
+        self.first_ns, self.last_ns = 1 << 62, 0
         """First sending, last end."""
+        self.never_sent = 0
 
     @property
     def failed(self) -> int:
@@ -118,8 +126,10 @@ class Tally:
         elif outcome.startswith("failed"):
             self.failures[outcome] += 1
             self._note_words({outcome: record.reason})
-        if record.sent_ns != ABSENT:
-            self._first_ns = min(self._first_ns, record.sent_ns)
+        if record.sent_ns == ABSENT:
+            self.never_sent += 1
+        else:
+            self.first_ns = min(self.first_ns, record.sent_ns)
             self.last_ns = max(self.last_ns, record.end_ns)
             late_ns = record.sent_ns - record.due_ns - record.connect_ns - record.held_ns
             self.late.note(late_ns)
@@ -154,7 +164,8 @@ class Tally:
             self.ttft.add(other.ttft)
             self.itl.add(other.itl)
             self.late.add(other.late)
-        self._first_ns = min(self._first_ns, other._first_ns)
+        self.never_sent += other.never_sent
+        self.first_ns = min(self.first_ns, other.first_ns)
         self.last_ns = max(self.last_ns, other.last_ns)
 
     @property
@@ -170,4 +181,4 @@ class Tally:
     @property
     def span_s(self) -> float:
         """From the first sending to the last end."""
-        return max(0, self.last_ns - self._first_ns) / 1e9
+        return max(0, self.last_ns - self.first_ns) / 1e9

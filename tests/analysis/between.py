@@ -14,18 +14,18 @@ class Between(Proxy):
     """Passes requests on to servers in turn; use it in a with statement, as a target.
 
     It may let only so many requests at once through, or keep each answer until it is whole. It
-    shows a server's metrics only where there is one.
+    shows a server's metrics only where there is one, or where it is to show them in turn, too.
     """
 
-    def __init__(self, *servers, at_once=1000, whole=False):
+    def __init__(self, *servers, at_once=1000, whole=False, pages=False):
         super().__init__()
         ports = [int(server.url.rsplit(":", 1)[1].strip("/")) for server in servers]
-        self.alone, self.ports = len(ports) == 1, itertools.cycle(ports)
+        self.pages, self.ports = pages or len(ports) == 1, itertools.cycle(ports)
         self.room, self.whole = threading.Semaphore(at_once), whole
 
     def talk(self, near, lines):
         method, where, version, headers = read_head(lines)
-        if where == "/metrics" and not self.alone:
+        if where == "/metrics" and not self.pages:
             near.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
             return
         named = [line.partition(":") for line in headers]

@@ -18,7 +18,16 @@ def simulated(out, target="sim:vllm", **options):
 
 
 def planted(
-    out, sent_s, ttft_s, e2e_s, *, stage=None, targets=("http://one/",), samples=(), **rows
+    out,
+    sent_s,
+    ttft_s,
+    e2e_s,
+    *,
+    stage=None,
+    targets=("http://one/",),
+    samples=(),
+    each=False,
+    **rows,
 ):
     """A run of one stage with these times; of `rows`, each request has its own or all the same."""
     n = len(sent_s)
@@ -28,6 +37,7 @@ def planted(
         name="planted",
         servescope="0",
         targets=list(targets),
+        trial={"each": each},
         stages=[offered],
         started_utc="2026-01-01T00:00:00Z",
         finished_utc="2026-01-01T00:01:00Z",

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from servescope.analysis import conclude
+from servescope.analysis.told import told
 from servescope.conduct import conduct
 from servescope.engine.config import EngineConfig
 from servescope.experiment import Trial
+from servescope.records import Sample
 from servescope.serve import Server
 from tests.analysis.between import Between
 from tests.analysis.runs import planted, said, simulated
@@ -47,7 +49,8 @@ def test_a_proxy_that_holds_tokens_back_is_exposed(tmp_path):
 
 def test_a_proxy_that_lets_few_requests_through_at_once_is_exposed(tmp_path):
     with Server(ENGINE) as server, Between(server, at_once=2) as proxy:
-        found = measured(tmp_path, proxy, read=[server], load=["users:12"], requests=40)
+        options = {"load": ["users:12"], "requests": 100, "output_tokens": "4"}
+        found = measured(tmp_path, proxy, read=[server], **options)
     held, late = said(found, "conservation")
     assert "were held on the way" in held.sentence
     assert held.evidence["server_running_and_waiting"] <= 2
@@ -108,6 +111,80 @@ def test_two_servers_behind_one_address_agree_where_both_are_read(tmp_path):
     with Server(ENGINE) as one, Server(ENGINE) as two, Between(one, two) as proxy:
         found = measured(tmp_path, proxy, read=[one, two], load=["users:8"], requests=100)
     assert said(found, "conservation") == []
+
+
+def test_a_page_on_which_two_servers_answer_in_turn_is_exposed_and_its_counters_are_not_used(
+    tmp_path,
+):
+    with Server(ENGINE) as one, Server(ENGINE) as two, Between(one, two, pages=True) as proxy:
+        measured(tmp_path, one, read=[], load=["users:8"], requests=40)  # it has counted more
+        found = measured(tmp_path, proxy, read=[proxy], load=["users:4"], requests=40)
+    (finding,) = said(found, "conservation")
+    assert "read each server by itself" in finding.sentence
+    (engine,) = (one for one in found.summary.stages[0].resources if one.kind == "engine")
+    assert "generated_tokens" not in engine.figures
+    assert engine.figures["running_requests_max"] > 0
+
+
+def readings(host, told):
+    """What a server's page said: values by name, for each time in s; None where reading failed."""
+    return [
+        Sample(t_ns=round(t * 1e9), source=f"prometheus:{host}:80/metrics", name=name, value=value)
+        for t, values in told.items()
+        for name, value in ({"up": 0} if values is None else {"up": 1, **values}).items()
+    ]
+
+
+def test_means_are_of_the_same_answers_whatever_the_server_counts_right_after_them(tmp_path):
+    def counted(count, total):
+        name = "vllm:e2e_request_latency_seconds"
+        return {f"{name}_count": count, f"{name}_sum": total}
+
+    # All have ended 20 ms before the second reading; then others take 10 s each.
+    samples = readings("server", {0: counted(0, 0), 10: counted(90, 27.0), 11: counted(98, 107.0)})
+    sent = np.arange(90) * 0.1
+    found = planted(tmp_path, sent, np.full(90, 0.1), np.full(90, 1.08), samples=samples)
+    (finding,) = said(found, "conservation")
+    assert "answers come 780 ms later than the server says" in finding.sentence
+    assert finding.evidence["server_e2e_s"] == pytest.approx(0.3)
+
+
+def test_what_a_server_said_before_its_page_failed_is_not_held_against_the_client(tmp_path):
+    five = {"vllm:num_requests_running": 5}
+    samples = readings("one", dict.fromkeys(range(31), five))
+    samples += readings("two", {t: None if t else five for t in range(31)})
+    found = planted(
+        tmp_path,
+        np.arange(150) * 0.2,
+        np.full(150, 0.5),
+        np.full(150, 1.0),
+        targets=("http://one/", "http://two/"),
+        samples=samples,
+    )
+    assert said(found, "conservation") == []
+
+
+def test_requests_that_never_come_to_the_server_are_held_though_none_is_answered(tmp_path):
+    none = {"vllm:num_requests_running": 0}
+    samples = readings("server", dict.fromkeys(range(31), none))
+    lost = {"outcome": "failed:timeout_total"}
+    sent, times = np.arange(20) * 0.1, np.full(20, 25.0)
+    found = planted(tmp_path, sent, times, times, samples=samples, **lost)
+    (finding,) = said(found, "conservation")
+    assert "were held on the way (by" in finding.sentence
+
+
+def test_of_one_page_by_two_addresses_the_one_that_was_read_more_often_stands(tmp_path):
+    once = {
+        "vllm:time_to_first_token_seconds_sum": 4.5,
+        "vllm:time_to_first_token_seconds_count": 9,
+    }
+    samples = readings("proxy", dict.fromkeys((0, 6, 12), once))
+    samples += readings("server", dict.fromkeys(range(1, 13), once))
+    found = planted(
+        tmp_path, np.arange(100) * 0.1, np.full(100, 0.5), np.full(100, 1.0), samples=samples
+    )
+    assert told(found).servers == {"prometheus:server:80/metrics"}
 
 
 @pytest.mark.parametrize("load", ["poisson:20", "users:32", "poisson:200"])

@@ -2,7 +2,8 @@
 
 import pytest
 
-from servescope.analysis import saturation, steady
+from servescope.analysis import saturation
+from servescope.report.sections import answer
 from tests.analysis.runs import said, simulated
 
 ONE = "sim:vllm?max_num_seqs=1&prefix_cache=false"
@@ -16,9 +17,9 @@ def sentences(found):
 def test_the_rate_that_is_kept_up_with_and_what_the_service_comes_to_beyond(tmp_path):
     found = simulated(tmp_path, ONE, load=["constant:0.5,1,1.5,1.8,3,5"], requests=100)
     limit = said(found, "saturation")[0]
-    assert limit.sentence == "up to 1.80 requests/s the service keeps up; at 3.00 it reaches 1.90"
+    assert limit.sentence == "up to 1.80 requests/s the service keeps up; at 3.00 it answers 1.90"
     assert limit.strength == "shown"
-    assert limit.evidence["reached"] == pytest.approx(1 / 0.526, rel=0.01)
+    assert limit.evidence["requests_per_s"] == pytest.approx(1 / 0.526, rel=0.01)
 
 
 def test_the_knee_of_one_server_is_at_half_of_what_it_can_do(tmp_path):
@@ -55,13 +56,14 @@ def test_a_limit_that_was_not_reached_is_not_made_up(tmp_path):
 def test_a_service_that_keeps_up_with_no_rate_is_said_to(tmp_path):
     found = simulated(tmp_path, ONE, load=["constant:4,8"], requests=100)
     (sentence,) = sentences(found)
-    assert sentence.startswith("the service does not keep up with the lowest rate: at 4.00 it reac")
+    assert sentence.startswith("the service does not keep up with the lowest rate: at 4.00 it answ")
 
 
 def test_requests_that_are_turned_away_are_not_kept_up_with(tmp_path):
     found = simulated(tmp_path, f"{ONE}&max_waiting=2", load=["constant:1,1.5,4"], requests=200)
-    assert (
-        sentences(found)[0] == "up to 1.50 requests/s the service keeps up; at 4.00 it reaches 1.90"
+    assert sentences(found)[0] == (
+        "up to 1.50 requests/s the service keeps up; at 4.00 it answers 1.90, and 103 of 200 "
+        "requests failed (failed:server_error_event)"
     )
 
 
@@ -94,6 +96,35 @@ def test_one_stage_is_no_sweep(tmp_path):
 
 def test_stages_are_put_in_order_and_kinds_of_load_apart(tmp_path):
     found = simulated(tmp_path, load=["constant:4", "users:8", "constant:2", "sync"], requests=60)
-    sweeps = saturation.sweeps(found, steady.find_all(found))
+    sweeps = saturation.sweeps(found)
     assert [[point.offered for point in sweep.points] for sweep in sweeps] == [[2, 4], [1, 8]]
     assert [sweep.unit for sweep in sweeps] == ["requests/s", "users"]
+
+
+def test_a_sweep_names_the_limit_that_it_measured_and_its_probes_are_no_sweep_of_users(tmp_path):
+    slo = ["ttft_p99<200ms,tpot_p95<50ms"]
+    found = simulated(tmp_path, load=["sweep"], duration="10s", slo=slo)
+    offered = [found.offered(stage.number) for stage in found.summary.stages]
+    assert [stage.load for stage in offered if stage.probe] == ["sync", "users:512"]
+    saturated = found.summary.stages[1].figures["requests_per_s"]
+    limit = said(found, "saturation")[0]
+    assert f"512 users drew {saturated:.1f}, about its limit" in limit.sentence
+    assert limit.evidence["probe_requests_per_s"] == saturated
+    (within,) = [sentence for sentence in sentences(found) if "within the SLO" in sentence]
+    assert "requests/s; at" in within
+    assert not any("users:" in one or " users; " in one for one in sentences(found))
+    best = within.partition(" is ")[2].partition(" requests/s")[0]
+    assert f"at constant:{best}" in answer.section(found).sentences[1]
+
+
+def test_the_words_have_the_rates_of_the_tables(tmp_path):
+    found = simulated(tmp_path, load=["poisson:10,40,80,120"], duration="15s")
+    limit = said(found, "saturation")[0]
+    over = found.summary.stages[2].figures["requests_per_s"]
+    assert (
+        limit.sentence
+        == f"up to 40.0 requests/s the service keeps up; at 80.0 it answers {over:.1f}"
+    )
+    lead = " ".join(answer.section(found).sentences)
+    assert lead.index("Up to 40.0") < lead.index("At poisson:40 it reached")
+    assert "poisson:120" not in lead

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from servescope.store import Stage
 from tests.analysis.runs import planted, said, simulated
 
 EVERY = np.arange(600) * 0.1
@@ -114,6 +115,11 @@ def test_a_drift_of_the_prompts_is_said_with_that_of_the_times(tmp_path):
     ttft = tokens * 2e-4
     (finding,) = said(planted(tmp_path, EVERY, ttft, ttft + 3, input_tokens=tokens), "shape")
     assert "the prompts' lengths changed by +1" in finding.sentence
+
+
+def test_a_stage_of_which_a_kill_has_left_nothing_has_no_shape(tmp_path):
+    stage = Stage(load="burst", open=True)
+    assert planted(tmp_path, [], [], [], stage=stage).summary.findings == []
 
 
 @pytest.mark.parametrize(

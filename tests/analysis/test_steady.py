@@ -22,6 +22,15 @@ def test_a_closed_load_is_steady_from_each_users_first_answer_to_the_last_reques
     assert stage.figures["ttft_s"].p99 > 5 * stage.steady["ttft_s"].p99
 
 
+def test_where_each_target_has_users_of_its_own_all_of_them_have_had_an_answer(tmp_path):
+    # Two users have their first answer after 1 s, and two after 5 s.
+    sent = np.concatenate(([0, 0, 0, 0], np.arange(196) * 0.1 + 1))
+    e2e = np.concatenate(([1, 1, 5, 5], np.full(196, 1.0)))
+    two = {"stage": Stage(load="users:2", open=False, users=2, workers=1), "each": True}
+    found = planted(tmp_path, sent, e2e / 2, e2e, targets=("http://one/", "http://two/"), **two)
+    assert found.summary.stages[0].steady["window"]["start_s"] >= 5
+
+
 def test_the_steady_figures_stand_beside_those_of_the_whole_and_the_sentence_has_both(tmp_path):
     found = simulated(tmp_path, load=["users:64"], requests=2000, output_tokens="uniform:1-128")
     stage = found.summary.stages[0]

@@ -119,6 +119,7 @@ def test_it_is_as_dark_as_the_reader_wants_it(page, sweep):
     page.emulate_media(color_scheme="dark")
     page.goto(sweep)
     dark = paper()
+    page.locator("#cdf-ttft").scroll_into_view_if_needed()
     page.locator("#cdf-ttft .plot[data-drawn=dark]").wait_for()
     page.get_by_role("button", name="Show in light colours").click()
     assert page.locator("#cdf-ttft .plot").get_attribute("data-drawn") == "light"
@@ -137,6 +138,7 @@ def test_nothing_is_wider_than_a_narrow_window(page, sweep, tmp_path):
 
 def test_plots_follow_the_window(page, sweep):
     page.goto(sweep)
+    page.locator("#cdf-ttft").scroll_into_view_if_needed()
     page.locator("#cdf-ttft .plot[data-drawn]").wait_for()
     before = page.locator("#cdf-ttft svg.main-svg").first.get_attribute("width")
     page.set_viewport_size({"width": 600, "height": 800})

@@ -4,11 +4,13 @@ import threading
 
 import pytest
 
+from servescope.analysis import conclude
 from servescope.report.browse import Browser
 from servescope.serve import browse, listen
 from servescope.store import RunWriter
 from tests.support.kept import HOSTILE, keep, manifest
 from tests.support.planted import request, steady
+from tests.support.reported import simulated
 
 
 @pytest.fixture
@@ -160,3 +162,21 @@ def test_the_list_fits_its_window_and_scrolls_inside(page, view, tmp_path, width
     page.set_viewport_size({"width": width, "height": 800})
     page.goto(view)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+RECTANGLES = """(() => {
+  const text = document.querySelector("tbody td:nth-child(5)").firstChild;
+  const range = document.createRange();
+  range.setStart(text, text.data.indexOf("constant:9.947"));
+  range.setEnd(text, range.startOffset + "constant:9.947".length);
+  return range.getClientRects().length;
+})()"""
+
+
+def test_every_column_of_a_sweep_is_seen_at_1280_pixels_and_no_load_is_broken(page, view, tmp_path):
+    loads = ["sync", "users:64", "constant:9.947,17.99,30.12"]
+    conclude(simulated(tmp_path, load=loads, requests=300))
+    page.goto(view)
+    inside = page.locator(".scroll").evaluate("one => one.scrollWidth - one.clientWidth")
+    assert inside <= 0
+    assert page.evaluate(RECTANGLES) == 1

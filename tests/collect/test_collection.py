@@ -76,6 +76,34 @@ def test_a_process_that_dies_is_a_note_and_what_it_read_is_kept():
     assert collection.collected == {"host": "read"}
 
 
+def test_what_was_asked_for_and_is_not_there_is_known_before_the_run_begins():
+    with serving(METRICS) as (url, _), serving(page(b"", status=404)) as (nothing, _):
+        asked = [Prometheus(url=url), Prometheus(url=nothing), Prometheus(url="http://127.0.0.1:9")]
+        with Collection(asked, [Prometheus(url=f"{nothing}/other")]) as collection:
+            missing = collection.missing()
+    assert missing == [
+        f"{asked[1].source} cannot be read: HTTP 404",
+        f"{asked[2].source} cannot be read: Connection refused",
+    ]
+
+
+def test_a_page_that_has_not_answered_before_the_run_is_waited_for_no_longer(monkeypatch):
+    monkeypatch.setattr(_collection, "FIRST_S", 0.1)
+    release = threading.Event()
+    with serving(lambda _: release.wait(20)) as (url, _):
+        with Collection([Prometheus(url=url, timeout=600.0)]) as collection:
+            (missing,) = collection.missing()
+        release.set()
+    assert missing.endswith("cannot be read: nothing came within 0.1 s")
+
+
+def test_series_that_are_left_out_are_a_note(monkeypatch):
+    told = _source.Told(0, readings=3, left_out=7, last=True)
+    collection = Collection([Host()])
+    monkeypatch.setattr(collection, "_told", {0: told})
+    assert collection.notes == ["host: 7 series were left out: no more than 10,000 are kept"]
+
+
 def test_a_process_that_cannot_start_is_a_note(monkeypatch):
     monkeypatch.setattr("sys.executable", "/nowhere/python")
     with Collection([Host()]) as collection:
@@ -109,6 +137,30 @@ def test_a_source_that_hangs_neither_delays_another_nor_holds_up_the_end_for_lon
     lost = f"{hanging.source}: a reading did not end with the run; it is lost"
     assert collection.notes == [lost]
     assert collection.collected[hanging.source] == "no reading came in time"
+
+
+def test_a_look_reads_everything_before_it_returns_and_waits_for_no_page_that_hangs(monkeypatch):
+    monkeypatch.setattr(_collection, "LOOK_S", 20)  # this machine may be busy
+    with serving(METRICS) as (url, came):
+        with Collection([Prometheus(url=url, every="1h"), Host(every="1h")]) as collection:
+            origin = monotonic_ns()
+            collection.begin(origin)
+            collection.look()
+            collection.look()
+            looked = len(came)
+            samples = collection.drain()
+        times = [one.t_ns for one in samples if one.name == "up"]
+        assert (looked, len(times)) == (3, 4)  # one of them beforehand, to get ready
+        assert max(times) < monotonic_ns() - origin
+    monkeypatch.undo()
+    release = threading.Event()
+    with serving(lambda _: release.wait(20)) as (stuck, _):
+        with Collection([Prometheus(url=stuck, timeout=600.0)]) as collection:
+            collection.begin(monotonic_ns())
+            begun = monotonic()
+            collection.look()
+            assert monotonic() - begun < _collection.LOOK_S + 5
+        release.set()
 
 
 def test_a_source_that_fails_is_told_in_one_line():
@@ -198,7 +250,12 @@ def test_a_wrong_collector_is_refused_with_what_would_be_right(text, hint):
         ("http://h:1/m", "http://h:1/m", 1.0, "prometheus:h:1/m"),
         ("https://h,every=200ms", "https://h", 0.2, "prometheus:h:443/metrics"),
         ("every=2,url=http://h/a,b", "http://h/a,b", 2.0, "prometheus:h:80/a,b"),
-        ("http://[::1]:9/m?a=b&c=d,e", "http://[::1]:9/m?a=b&c=d,e", 1.0, "prometheus:[::1]:9/m"),
+        (
+            "http://[::1]:9/m?a=b&c=d,e",
+            "http://[::1]:9/m?a=b&c=d,e",
+            1.0,
+            "prometheus:[::1]:9/m?a=b&c=d,e",
+        ),
     ],
 )
 def test_a_collector_is_read_from_its_text(text, url, every_s, source):

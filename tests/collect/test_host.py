@@ -6,6 +6,7 @@ import sys
 import threading
 from pathlib import Path
 from time import monotonic_ns
+from typing import NamedTuple
 
 import psutil
 import pytest
@@ -44,6 +45,19 @@ def test_how_busy_each_core_was_is_told_from_the_second_reading_on():
     assert len(cores) == psutil.cpu_count()
     assert found["cpu_busy_ratio",] == pytest.approx(sum(cores) / len(cores))
     assert all(0 <= core <= 1 for core in cores)
+
+
+def test_how_busy_a_core_was_is_not_told_of_a_moment_but_kept_for_the_next_reading(monkeypatch):
+    told = iter([(5.0, 100.0), (5.02, 100.0), (5.25, 100.75)])
+    monkeypatch.setattr(psutil, "cpu_times", lambda percpu: [_Times(*next(told))])
+    read = Host().reader()
+    found = [values(read()).get(("cpu_busy_ratio", "0")) for _ in range(3)]
+    assert found == [None, None, pytest.approx(0.25)]
+
+
+class _Times(NamedTuple):
+    user: float
+    idle: float
 
 
 def _busier(read, core):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from servescope.analysis import conclude
+from servescope.collect import _collection
 from servescope.conduct import conduct
 from servescope.engine.config import EngineConfig
 from servescope.experiment import Trial
@@ -49,6 +51,20 @@ def test_every_run_reads_its_machine_and_its_engine_from_before_the_load_until_i
         assert max(record.end_ns for record in records) < times[-1]
     tokens = [one.value for one in samples if one.name == "vllm:generation_tokens_total"]
     assert tokens[-1] - tokens[0] == pytest.approx(sum(r.output_tokens for r in records), abs=4)
+
+
+def test_what_an_engine_counts_in_a_stage_is_told_from_its_neighbours_however_seldom_it_is_read(
+    engine, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(_collection, "LOOK_S", 20)  # this machine may be busy
+    stages = {"load": ["users:2", "users:6", "users:2"], "requests": 12}
+    page = [f"{engine.url}/metrics,every=1h"]
+    found = conclude(run(engine.url, tmp_path, metrics=page, **stages)).summary
+    for stage in found.stages:
+        (told,) = (one for one in stage.resources if one.kind == "engine")
+        assert stage.outcomes == {"completed": 12}
+        assert told.figures["requests_finished"] == 12
+        assert told.figures["generated_tokens"] == 12 * 16
 
 
 def test_a_server_without_a_page_is_quiet_in_a_run(tmp_path):
@@ -145,3 +161,35 @@ def test_a_run_goes_on_where_its_collectors_die(engine, tmp_path):
     notes = json.loads(command.out)["notes"]
     assert ["their process died" in note for note in notes] == [True]
     assert Run(tmp_path / "runs" / "alone").manifest.finished_utc is not None
+
+
+def test_a_page_that_was_asked_for_and_is_not_there_is_told_before_the_load(engine, tmp_path):
+    said = []
+
+    class Watching:
+        def __getattr__(self, name):
+            return lambda *words: said.append((name, *words))
+
+    nowhere = ["http://127.0.0.1:9/metrics"]
+    found = run(engine.url, tmp_path, Watching(), metrics=nowhere)
+    names = [name for name, *_ in said]
+    warning = "warning: prometheus:127.0.0.1:9/metrics cannot be read: Connection refused"
+    assert ("told", warning) in said
+    assert names.index("told") < names.index("stage")
+    assert any(
+        "readings failed, the first with: Connection refused" in n for n in found.manifest.notes
+    )
+
+
+def test_a_quiet_run_tells_of_it_too(engine, tmp_path):
+    words = ("run", engine.url, "--requests", "4", "--quiet", "--no-report")
+    command = Command(*words, "--metrics", "127.0.0.1:9", cwd=tmp_path)
+    assert command.wait() == 0
+    assert "warning: prometheus:127.0.0.1:9/metrics cannot be read" in command.err
+
+
+def test_two_queries_of_one_page_are_two_sources(engine, tmp_path):
+    metrics = [f"{engine.url}/metrics?of=a", f"{engine.url}/metrics?of=b"]
+    found = run(engine.url, tmp_path, metrics=metrics)
+    pages = [name for name in found.manifest.collected if name.startswith("prometheus:")]
+    assert pages == [f"{page_of(engine.url)}?of={which}" for which in "ab"]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from servescope.collect import Absent, Collector, Reading
+from servescope.collect import Absent, Collector, Reading, _source
 from servescope.collect._source import Course, Source, Told
 from tests.support.command import until
 
@@ -39,14 +39,20 @@ def taken(script, least: int = 1, *, every: float | str = "10ms", origin_ns: int
     return told_by(Scripted(script=script, every=every), least, origin_ns=origin_ns)
 
 
-def told_by(collector, least: int = 1, *, asked: bool = True, origin_ns: int = 0) -> list[Told]:
+def told_by(
+    collector, least: int = 1, *, asked: bool = True, origin_ns: int = 0, looks: int = 0
+) -> list[Told]:
     told: list[Told] = []
     course = Course(threading.Event(), threading.Event(), origin_ns)
-    source = Source(0, collector, course, told.append, asked=asked)
+    source = Source(0, collector, course, lambda one: one.first or told.append(one), asked=asked)
     source.thread.start()
     course.begun.set()
-    until(lambda: len(told) >= least, "readings")
+    for number in range(looks):
+        until(lambda: len(told) > number, "a reading")  # noqa: B023 (called at once)
+        source.look.set()
+    until(lambda: len(told) >= least + looks, "readings")
     course.ended.set()
+    source.look.set()
     source.thread.join(20)
     assert not source.thread.is_alive()
     return told
@@ -175,18 +181,10 @@ def test_the_end_of_a_run_is_read_and_does_not_wait_for_the_next_interval():
     assert [one.values[1].value for one in told] == [0.0, 1.0]
 
 
-def test_a_slow_source_is_never_read_twice_at_once():
-    inside, most = [], []
-
-    def slow():
-        inside.append(1)
-        most.append(len(inside))
-        threading.Event().wait(0.02)
-        inside.pop()
-        return [Reading("x", 1.0)]
-
-    taken(slow, 4)
-    assert set(most) == {1}
+def test_a_source_is_read_at_once_where_that_is_wanted_and_then_goes_on_in_its_rhythm():
+    numbers = iter(range(10**9))
+    script = Scripted(script=lambda: [Reading("x", float(next(numbers)))], every="1h")
+    assert [one.values[1].value for one in told_by(script, looks=2)] == [0.0, 1.0, 2.0, 3.0]
 
 
 class Missing(Collector, frozen=True, tag="missing"):
@@ -215,3 +213,21 @@ def test_a_source_that_was_asked_for_has_failed_where_there_is_none():
     absent = Absent("HTTP 404")
     told = told_by(Missing(failures=[absent] * 10**4, every="10ms"), 2)
     assert (told[-1].failed, told[-1].reason) == (told[-1].readings, "HTTP 404")
+
+
+def test_no_page_has_more_series_kept_than_a_disk_bears_and_what_is_left_out_is_counted(
+    monkeypatch,
+):
+    monkeypatch.setattr(_source, "MOST_SERIES", 5)
+    numbers = iter(range(10**9))
+
+    def always_new():
+        yield Reading("running", 1.0)
+        for _ in range(3):
+            yield Reading("new", 1.0, {"id": str(next(numbers))})
+
+    told = taken(always_new, 4)
+    kept = {(one.name, *one.labels.values()) for each in told for one in each.values if one != UP}
+    assert kept == {("running",), *(("new", str(k)) for k in range(4))}
+    assert [one.left_out for one in told[:3]] == [0, 2, 3]
+    assert held(told)[-1] == held(told)[-2]

@@ -22,11 +22,13 @@ def simulated(out, name, *, seed, target="sim:vllm", load=("users:8",), requests
 
 
 def written(
-    out, name, *, times_ms, load="constant:100", loads=None, trial=None, outcome=None, **manifest
-):
+    out, name, *, times_ms, load="constant:100", loads=None, trial=None, outcome=None,
+    failing=None, **manifest,
+):  # fmt: skip
     """A measured run whose request k takes `times_ms[k]` to the first token; 4 tokens, 10 ms each.
 
-    `outcome(k)` is a request's, `completed` by default; `loads` makes several stages alike.
+    `outcome(k)` is a request's, `completed` by default, of the stages `failing` (all);
+    `loads` makes several stages alike.
     """
     loads = loads or [load]
     stages = [
@@ -42,7 +44,8 @@ def written(
     with RunWriter(out, about) as writer:
         for stage in range(len(loads)):
             for k, ms in enumerate(times_ms):
-                writer.append(_record(stage, k, ms, outcome(k) if outcome else "completed"))
+                told = outcome and (failing is None or stage in failing)
+                writer.append(_record(stage, k, ms, outcome(k) if told else "completed"))
     return out / name
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from servescope.analysis.difference import Blocks, apart, smooth
+from servescope.analysis.difference import GRID, Blocks, Estimate, apart
 from servescope.analysis.estimates import of_values
 
 FIGURES = ("ttft_mean", "ttft_p50", "ttft_p95", "e2e_mean", "e2e_p50", "e2e_p95")
@@ -154,6 +154,11 @@ def test_without_noise_of_their_own_only_repeats_are_judged():
     assert found.size > found.below
     alike_ = change(bare(10.0, 12.0, 8.0), bare(11.0, 13.0, 9.0))
     assert alike_.size < alike_.below
+
+
+def smooth(value, error):
+    """A figure whose noise is normal on the logarithm."""
+    return Estimate(value, math.log(value), math.log(value) + GRID * error)
 
 
 def test_the_floor_widens_every_interval():

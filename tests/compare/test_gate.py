@@ -5,9 +5,11 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from servescope.analysis.gate import parse
+from servescope.analysis.comparison import SideDoubt
+from servescope.analysis.gate import judge, parse
+from servescope.analysis.sides import read
 from servescope.errors import BadInput
-from tests.compare.runs import written
+from tests.compare.runs import simulated, written
 from tests.compare.test_compare import invoked
 
 LONG = [50 + (k * 7919 % 13) for k in range(400)]
@@ -69,7 +71,7 @@ def test_a_change_shown_to_be_beyond_the_bound_breaks_it(pair):
 
 
 def test_a_change_shown_to_be_within_the_bound_keeps_it(pair):
-    status, text = gate(pair(1.01), "ttft_mean<+10%,requests_per_s>-10%")
+    status, text = gate(pair(1.01), "ttft_mean<+10%,e2e_mean<+10%")
     assert status == 0
     assert text.count(": kept: ") == 2
 
@@ -83,6 +85,10 @@ def test_a_change_near_the_bound_is_not_decided_and_says_what_would_decide_it(pa
     assert status == 0
     assert "not decided" in text
     assert "repeats a side would decide it" in text
+
+
+def test_a_change_at_the_bound_is_not_said_to_be_decided_by_thousands_of_repeats(pair):
+    assert "so near the bound" in gate(pair(1.03), "ttft_mean<+3%")[1]
 
 
 def test_what_is_not_decided_fails_only_where_that_is_asked_for(tmp_path):
@@ -117,6 +123,64 @@ def test_an_incomplete_run_keeps_no_bound_but_may_break_one(tmp_path):
     assert "not decided" in text
     assert "B is incomplete (b: SIGINT)" in text
     assert gate((a, c), "ttft_mean<+10%")[0] == 4
+
+
+def test_a_run_that_answered_only_some_keeps_no_bound_on_the_times_of_those(tmp_path):
+    a = written(tmp_path, "a", times_ms=LONG)
+    b = written(
+        tmp_path, "b", times_ms=LONG,
+        outcome=lambda k: "failed:http_5xx" if k % 8 == 0 else "completed",
+    )  # fmt: skip
+    status, text = gate((a, b), "ttft_mean<+20%,error_ratio<+30%", "--gate-undecided", "fail")
+    assert status == 4
+    assert "B is in doubt (errors: 12.5 % of 400 requests did not complete" in text
+    assert "error_ratio<+30% at constant:100: kept" in text  # it counts all requests
+
+
+def test_a_doubt_about_one_load_is_none_about_another(tmp_path):
+    loads = ["constant:1", "constant:12"]
+    a = written(tmp_path, "a", times_ms=LONG, loads=loads)
+    b = written(
+        tmp_path, "b", times_ms=LONG, loads=loads,
+        outcome=lambda k: "failed:http_5xx" if k % 8 == 0 else "completed", failing=[0],
+    )  # fmt: skip
+    status, text = gate((a, b), "ttft_mean<+30%")
+    assert status == 0
+    assert "at constant:1: not decided" in text
+    assert "at constant:12: kept" in text
+
+
+@pytest.mark.parametrize("kind", ["client_limited", "clock", "merged_reads", "not_offered"])
+def test_what_the_load_generator_may_have_made_keeps_no_bound(pair, kind):
+    sides, bounds = read([str(path) for path in pair(1.0)]), parse("ttft_mean<+20%")
+    assert [one.outcome for one in judge(sides, bounds)] == ["kept"]
+    sides[0].side.doubts.append(SideDoubt(load="constant:100", kind=kind, message="it was late"))
+    (judgement,) = judge(sides, bounds)
+    assert judgement.outcome == "not decided"
+    assert f"A is in doubt ({kind}: it was late)" in judgement.sentence
+
+
+def test_chunks_read_together_do_not_spoil_what_is_counted(tmp_path):
+    a, b = (simulated(tmp_path, name, seed=k) for k, name in enumerate("ab"))
+    sides, bounds = read([str(a), str(b)]), parse("itl_p50<+30%,output_tokens_per_s>-30%")
+    sides[1].side.doubts = [SideDoubt(load="users:8", kind="merged_reads", message="2 %")]
+    assert [one.outcome for one in judge(sides, bounds)] == ["not decided", "kept"]
+
+
+def test_shorter_answers_keep_no_bound(tmp_path):
+    even = {"input_tokens": "128"}
+    a = simulated(tmp_path, "a", seed=1, output_tokens="64", **even)
+    b = simulated(tmp_path, "b", seed=1, output_tokens="48", **even)
+    status, text = gate((a, b), "e2e_mean<+5%")
+    assert status == 0
+    assert "not decided" in text
+    assert "B had 25.0 % fewer output tokens a request: it did other work" in text
+
+
+def test_runs_without_failures_keep_a_bound_on_failures(pair):
+    status, text = gate(pair(1.0), "error_ratio<+2%")
+    assert status == 0
+    assert ": kept: failed, of all due changed by +0.0 points" in text
 
 
 def test_failures_are_bound_in_points(tmp_path):
@@ -172,8 +236,23 @@ def test_a_pull_request_sees_the_gate_first(pair, tmp_path):
     path = tmp_path / "pull.md"
     assert invoked(*pair(1.2), "--gate", "ttft_mean<+5%", "--markdown", path)[0] == 4
     text = path.read_text()
-    assert text.startswith("## servescope compare: gate broken\n")
+    assert text.startswith("## servescope compare: gate 1 broken\n")
     assert "**broken**" in text
+
+
+def test_each_bound_is_one_line_for_grep_and_the_last_line_counts_them(pair):
+    bounds = "ttft_mean<+5%,ttft_mean<+10%,ttft_mean<+30%,ttft_p99<+5%"
+    lines = invoked(*pair(1.2), "--gate", bounds)[1].splitlines()
+    assert [line.split()[1] for line in lines[-5:-1]] == bounds.split(",")
+    assert lines[-1] == "gate: 2 broken, 1 not decided, 1 kept"
+
+
+def test_the_page_has_the_gate_first(pair, tmp_path):
+    path = tmp_path / "page.html"
+    invoked(*pair(1.2), "--gate", "ttft_mean<+5%", "--html", path)
+    text = path.read_text()
+    assert "The gate: 1 broken" in text
+    assert text.index("ttft_mean&lt;+5%") < text.index("B is worse than A in")
 
 
 def test_json_has_the_gate_in_it(pair):

@@ -194,8 +194,8 @@ def serving(tmp_path):
 
 def test_the_command_says_where_it_serves_and_ends_at_ctrl_c(serving):
     for number in (2, 15):
-        line, command = serving("sim:sglang?step=2ms")
-        assert line.startswith("serving sim:sglang?step=2ms on http://127.0.0.1:")
+        line, command = serving("sim:sglang?step=8ms")  # which is the default, too
+        assert line.startswith("serving sim:sglang?step=8ms on http://127.0.0.1:")
         assert "/v1/chat/completions" in line
         command.process.send_signal(number)
         assert command.wait() == 0

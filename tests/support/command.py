@@ -42,8 +42,13 @@ class Command:
 
     def children(self) -> list[int]:
         """The processes it has started and that run."""
-        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/children")
-        return [int(pid) for task in tasks for pid in task.read_text().split()]
+        return children(self.process.pid)
+
+
+def children(pid: int) -> list[int]:
+    """The processes that this one has started and that run."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
 
 
 def gone(pids: list[int]) -> bool:

@@ -90,7 +90,7 @@ class Terminal:
         self.written = ""
         """All that came out of it, codes and all."""
         self.out = ""
-        self._reader = threading.Thread(target=self._read)
+        self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
@@ -119,11 +119,19 @@ class Terminal:
 
     def shows(self, words: str) -> str:
         """Wait for a frame with these words; returns it."""
-        return until(lambda: next((f for f in self.frames if words in f), None), words)
+        try:
+            return until(lambda: next((f for f in self.frames if words in f), None), words)
+        except AssertionError:
+            self.process.kill()
+            raise
 
     def wait(self) -> int:
         """Its exit status, with all that it wrote."""
-        self.out, _ = self.process.communicate(timeout=PATIENCE_S)
+        try:
+            self.out, _ = self.process.communicate(timeout=PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
         self._reader.join(PATIENCE_S)
         os.close(self._end)
         return self.process.returncode

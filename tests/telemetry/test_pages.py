@@ -229,6 +229,12 @@ def test_vllm_before_its_second_scheduler_and_after_is_understood():
     assert telemetry.histograms("step_s")[0].over(0, 1).p50 == pytest.approx(0.01 + 0.01 / 3)
 
 
+def test_a_label_that_holds_a_number_makes_no_figure_infinite():
+    for size in ("9" * 400, "9" * 4):
+        text = f'vllm:cache_config_info{{num_gpu_blocks="9",block_size="{size}"}} 1'
+        assert last(pages(text), "kv_capacity_tokens") == min(9.0 * float(size), 1e18)
+
+
 def test_tgi_counts_tokens_in_its_histograms_and_reserves_what_it_calls_used():
     telemetry = pages(
         "",

@@ -44,6 +44,14 @@ def test_energy_is_the_difference_of_the_counters_of_all_gpus_over_the_window():
     assert found.figures["gpus"] == 2
 
 
+def test_a_counter_that_moves_more_seldom_than_it_is_read_is_told_between_its_moves():
+    telemetry = gpus(*({"gpu_energy_j": [500 * (t // 5)]} for t in range(21)))
+    assert only(telemetry, 7, 13).figures["energy_j"] == pytest.approx(600)
+    # What it has not told yet is not taken for nothing.
+    assert only(telemetry, 16, 20).figures["energy_j"] == pytest.approx(400)
+    assert only(gpus(*({"gpu_energy_j": [7]} for _ in range(9))), 2, 6).figures["energy_j"] is None
+
+
 def test_without_a_counter_energy_is_power_over_time():
     telemetry = gpus(*({"gpu_power_w": [300, 100]} for t in range(11)))
     found = only(telemetry, 2.5, 7.5)
@@ -67,6 +75,16 @@ def test_there_is_no_energy_a_token_where_not_all_tokens_were_counted():
     assert found.figures["energy_j_per_output_token"] is None
     assert found.figures["energy_j_per_token"] is None
     assert found.figures["energy_j_per_request"] == 100
+
+
+def test_gpus_of_this_machine_are_not_divided_by_the_tokens_of_another():
+    elsewhere = Work(requests=10, input_tokens=100, output_tokens=50, here=False)
+    rows = [{"gpu_energy_j": [100 * t]} for t in range(6)]
+    own = only(gpus(*rows), 0, 5, elsewhere).figures
+    assert {name for name in own if "energy" in name} == {"energy_j"}
+    rows = [(t, page(f'DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION{{gpu="0"}} {t}e5')) for t in range(6)]
+    served = only(read(told(rows)), 0, 5, elsewhere).figures
+    assert served["energy_j_per_output_token"] == pytest.approx(500 / 50)
 
 
 # --- GPUs -----------------------------------------------------------------------------------------
@@ -135,6 +153,7 @@ def test_of_a_host_the_busiest_core_and_the_busiest_interface_are_told():
     assert found.figures == {
         "cpu_busy_ratio_mean": 0.5,
         "cpu_busiest_core_ratio_mean": pytest.approx(0.9),
+        "cpu_cores": 2,
         "memory_used_bytes_max": 104,
         "network_received_bytes_per_s_mean": pytest.approx(1000),
         "network_received_bytes_per_s_max": pytest.approx(1000),
@@ -183,6 +202,12 @@ def test_a_window_that_nobody_read_has_no_figures_but_says_that_there_was_a_sour
     figures = only(telemetry, 50, 60).figures
     assert figures["gpu_power_w_mean"] is None
     assert figures["energy_j"] is None
+
+
+def test_a_page_of_absurdly_little_makes_no_figure_infinite():
+    text = "vllm:prefix_cache_queries_total {}\nvllm:prefix_cache_hits_total {}"
+    found = only(pages(text.format(0, 0), text.format("1e-320", 5)), 0, 1)
+    assert found.figures["prefix_hit_ratio"] is None
 
 
 @pytest.mark.parametrize("value", ["1e308", "-1e308", "1e19", "-5", "0"])

@@ -94,6 +94,19 @@ def test_a_simulated_engine_is_read_evenly_through_a_stage_and_at_its_ends(load,
     assert len(running.t_s) <= 10 * end_s + 2
 
 
+def test_a_simulated_engine_is_read_in_order_though_it_refuses_what_comes_last(tmp_path):
+    found = measured(
+        tmp_path,
+        target=["sim:vllm?context_tokens=120"],
+        load=["poisson:0.5"],
+        input_tokens="uniform:10-160",
+        requests=20,
+    )
+    assert list(found.run.records())[-1].outcome == "failed:http_4xx"
+    times = [one.t_ns for one in found.run.samples() if one.name == "up"]
+    assert times == sorted(times)
+
+
 def test_the_table_of_a_run_shows_what_its_engine_said(tmp_path):
     summary = measured(tmp_path, target=["sim:vllm"]).summary
     text = console.table(summary)

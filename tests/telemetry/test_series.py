@@ -171,8 +171,27 @@ def test_rates_times_their_spans_are_the_increase(added, times):
     found = counter(*zip(times, values.tolist(), strict=True))
     rate = found.rate()
     assert rate.kind == "gauge"
-    assert float((rate.value * np.diff(found.t_s)).sum()) == pytest.approx(values[-1] - values[0])
+    at_s, total = found.t_s[0], 0.0
+    for middle_s, value in zip(rate.t_s, rate.value, strict=True):
+        span_s = 2 * (middle_s - at_s)
+        at_s, total = at_s + span_s, total + value * span_s
+    assert at_s == pytest.approx(found.t_s[-1])
+    assert total == pytest.approx(values[-1] - values[0])
     assert (rate.value >= 0).all()
+
+
+def test_a_reading_close_to_another_makes_no_spike_of_what_is_counted_in_lumps():
+    # An answer's 128 tokens are counted when it ends: at a look out of rhythm, or at the end.
+    found = counter((0, 0), (1, 128), (2, 256), (2.04, 384), (3.04, 512), (4, 640), (4.037, 768))
+    assert found.max(0, 4.037) < 3 * 128
+    assert found.increase(0, 4.037) == 768
+    assert found.increase(2, 2.04) == 128
+    assert float(found.rate().t_s[-1]) == pytest.approx((3.04 + 4.037) / 2)
+
+
+@pytest.mark.parametrize("last_s", [0.01, 1])
+def test_two_readings_are_a_rate_however_close(last_s):
+    assert counter((0, 0), (last_s, 5)).rate().value == pytest.approx([5 / last_s])
 
 
 def test_the_mean_and_the_most_of_a_counter_are_those_of_its_rate():
@@ -189,6 +208,19 @@ def test_series_that_restart_at_different_times_are_mended_before_they_are_added
     telemetry = pages(text.format(10, 100), text.format(3, 150), text.format(5, 20))
     assert list(telemetry.named("generated_tokens")[0].value) == [110, 163, 185]
     assert last(telemetry, "generated_tokens") == 185
+
+
+def test_counters_of_a_page_that_servers_answer_in_turn_are_not_told():
+    text = "vllm:generation_tokens_total {}\nvllm:num_requests_running {}\n"
+    ours = [text.format(tokens, 1) for tokens in (500, 10, 600, 20, 700)]
+    telemetry = pages(*ours)
+    assert telemetry.mixed(PAGE)
+    assert telemetry.named("generated_tokens") == []
+    assert last(telemetry, "running_requests") == 1
+    # A server that starts anew cannot be read meanwhile.
+    restarted = pages(ours[0], None, ours[1], ours[2], None, ours[3])
+    assert not restarted.mixed(PAGE)
+    assert last(restarted, "generated_tokens") == 500 + 10 + 590 + 20
 
 
 # --- histograms -----------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from servescope.analysis import conservation, saturation, shape, steady
+from servescope.analysis import conservation, machine, overload, saturation, shape, steady
 from servescope.analysis.evidence import Evidence
 from servescope.store import replace
 from servescope.summary import as_json
@@ -22,9 +22,12 @@ def findings(evidence: Evidence) -> list[Finding]:
     """
     parts = steady.find_all(evidence)
     steady.note(evidence, parts)
+    over = overload.findings(evidence, parts)
     return [
-        *saturation.findings(evidence, parts),
+        *saturation.findings(evidence, over),
+        *over,
         *steady.findings(evidence, parts),
+        *machine.findings(evidence),
         *conservation.findings(evidence, parts),
         *shape.findings(evidence, parts),
     ]

@@ -3,38 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from servescope.analysis import difference
+from servescope.analysis import cautions, difference
+from servescope.analysis.cautions import defined
 from servescope.analysis.comparison import (
-    HIGHER_IS_BETTER,
     JUDGED,
-    LATENCIES,
     LENGTHS,
     RATES,
     SHARES,
-    STATISTICS,
+    TOO_FEW,
     Comparison,
-    Difference,
     Pair,
     Row,
-    Side,
-    SideDoubt,
-    Verdict,
+    form,
+    judgement,
+    label,
+    letter,
+    rounded_up,
 )
 from servescope.analysis.sides import Loaded, metrics_of, read
-from servescope.goodput import METRICS
-from servescope.units import three_digits
 
 if TYPE_CHECKING:
     from servescope.analysis.difference import Change, Estimate
     from servescope.analysis.estimates import Estimates
     from servescope.analysis.sides import Part
 
-__all__ = ["Comparison", "Difference", "Pair", "Row", "Side", "SideDoubt", "compare", "read"]
+__all__ = ["compare", "defined", "read"]
 
 FLOOR = 0.01
 """Standard deviation between measured runs of one configuration beyond what their own noise
@@ -42,11 +42,23 @@ explains: of the logarithm of a figure, and of a share. From benchmarks/compare.
 that was busy with other things."""
 FLOORS = {"p90": 0.05, "p95": 0.05, "p99": 0.08}
 """The same for a tail, which is made of what disturbs a machine."""
+FLOOR_LENGTHS = 0.002
+"""Of the tokens of a request, which a machine does not disturb."""
 DRIFT = math.sqrt(2)
 """A measured run's own noise is so much larger than its blocks tell: some of it is slower."""
 FLOOR_SIMULATED = 0.005
 _LOWER_IS_BETTER = ("energy_j_per_output_token", "energy_j_per_request")
-_NO_NOISE = "not judged: one run a side, and nothing in it tells the noise of this"
+_OTHER_WORK = 0.99
+"""The confidence with which other lengths are other work."""
+_PLAIN_ERRORS = 3.0
+"""Standard errors at which lengths without known noise are other work, were they spread as widely
+as an exponential's."""
+_NO_NOISE = "not judged, as one run a side does not tell the noise of this: wants three repeats"
+_TOO_SHORT = f"not judged, as a run tells its noise only from {difference.FEWEST} answered requests"
+_LOAD_MADE = (
+    "not judged, as both sides keep up and the load makes this rate: wants users:N, or more than "
+    "the service can take"
+)
 
 
 def compare(sides: Sequence[Loaded], only: Collection[str] | None = None) -> Comparison:
@@ -57,7 +69,17 @@ def compare(sides: Sequence[Loaded], only: Collection[str] | None = None) -> Com
         loads, side = _loads(baseline, other), shown[number]
         side.missing = [load for load in baseline.parts if load not in dict(loads)]
         side.unmatched = [load for load in other.parts if load not in dict(loads).values()]
-        side.notes = [*side.notes, *_cautions(baseline, other)]
+        side.notes = [
+            *side.notes,
+            *cautions.of_sides(baseline, other, letter(number)),
+            *(
+                note
+                for mine, theirs in loads
+                for note in cautions.full_machine(
+                    baseline.parts[mine], other.parts[theirs], letter(number)
+                )
+            ),
+        ]
         # Stages of one pair of sides are judged together: a little stricter each.
         level = difference.LEVEL ** (1 / max(len(loads), 1))
         pairs += [
@@ -93,38 +115,63 @@ def _pair(
         repeats=(len(parts[0]), len(parts[1])),
         rows=[],
     )
-    if a != b:
-        found.notes.append(f"the loads are not the same: A had {a}, B {b}")
+    letters = "A", letter(number)
+    found.same_load = a == b
+    if not found.same_load:
+        found.notes.append(f"the loads are not the same: A had {a}, {letters[1]} {b}")
     slo = baseline.slo or other.slo
     names = _names([*parts[0], *parts[1]]) if only is None else list(only)
-    judged = [name for name in names if name not in LENGTHS]
     estimates = tuple([part.estimates(slo, {*names, *LENGTHS}) for part in side] for side in parts)
-    simulated = baseline.simulated and other.simulated
-    found.rows = _rows(
-        judged, estimates, simulated=simulated, level=level, keep_absent=only is not None
-    )
+    if any(map(cautions.brief, parts)):
+        if found.repeats[0] > 1 and found.repeats[1] > 1:
+            estimates = tuple([_without_noise(one) for one in side] for side in estimates)
+        else:
+            found.notes += cautions.few_rounds(parts, letters)
+    rows = partial(
+        _rows, estimates=estimates, letters=letters, requests=found.requests,
+        simulated=baseline.simulated and other.simulated,
+        not_judged=_not_judged(parts),
+    )  # fmt: skip
+    found.rows = rows(names, level=level, keep_absent=only is not None, judge=found.same_load)
+    lengths = rows(list(LENGTHS), level=_OTHER_WORK, judge=False)
+    found.notes += [_other_work(row, letters[1]) for row in lengths if _apart(row, found.requests)]
     if only is None:
-        lengths = _rows(list(LENGTHS), estimates, simulated=simulated, judge=False)
-        found.notes += [_other_work(row) for row in lengths if _apart(row)]
         found.rows += lengths + _resources(parts)
-    if baseline.slo is not None and other.slo is not None and str(baseline.slo) != str(other.slo):
-        found.notes.append(f"goodput is measured against A's SLO on both sides: {baseline.slo}")
-    found.notes += _few_rounds(parts)
-    _mark_definitions(found, baseline.side, other.side)
-    found.notes += _gaps_mixed(parts)
+    cautions.mark_definitions(found, baseline.side, other.side)
+    cautions.mark_mixed_gaps(found, parts)
+    cautions.mark_unanswered(found, letters)
+    cautions.mark_few_rounds(found, parts)
+    cautions.mark_from_due(found)
     return found
+
+
+def _not_judged(parts: Sequence[Sequence[Part]]) -> dict[str, str]:
+    """Figures that chance and the service do not make, and why."""
+    whole = [part for side in parts for part in side]
+    return dict.fromkeys(RATES, _LOAD_MADE) if all(part.keeps_up for part in whole) else {}
 
 
 def _names(parts: Sequence[Part]) -> list[str]:
     latencies = [f"{metric}_{s}" for metric in metrics_of(parts) for s in JUDGED]
-    return [*latencies, *RATES, *SHARES, *LENGTHS]
+    return [*latencies, *RATES, *SHARES]
+
+
+def _without_noise(estimates: Estimates) -> Estimates:
+    """As if nothing were known of it, so that the spread of repeats is all there is to go by."""
+    return {
+        name: one if name in SHARES else replace(one, ladder=None)
+        for name, one in estimates.items()
+    }
 
 
 def _rows(
     names: Sequence[str],
-    estimates: Sequence[Sequence[Estimates]],
     *,
+    estimates: Sequence[Sequence[Estimates]],
+    letters: tuple[str, str],
+    requests: tuple[int, int],
     simulated: bool,
+    not_judged: Mapping[str, str],
     level: float = difference.LEVEL,
     keep_absent: bool = False,
     judge: bool = True,
@@ -132,14 +179,18 @@ def _rows(
     """A row for each figure that either side has; those that both have are set against chance."""
     sides = [{name: _all(name, side) for name in names} for side in estimates]
     both = [name for name in names if sides[0][name] and sides[1][name]]
+    set_against = [name for name in both if name not in not_judged]
     changes = difference.apart(
-        [sides[0][name] for name in both],
-        [sides[1][name] for name in both],
-        [_floor(name, simulated=simulated) for name in both],
+        [sides[0][name] for name in set_against],
+        [sides[1][name] for name in set_against],
+        [
+            _floor(name, [*sides[0][name], *sides[1][name]], simulated=simulated)
+            for name in set_against
+        ],
         drift=1.0 if simulated else DRIFT,
         level=level,
     )
-    known = dict(zip(both, changes, strict=True))
+    known = dict(zip(set_against, changes, strict=True))
     rows = []
     for name in names:
         a, b = (_typical(side[name], share=name in SHARES) for side in sides)
@@ -147,42 +198,51 @@ def _rows(
             continue
         row = Row(figure=name, label=label(name), form=form(name), a=a, b=b)
         if name in known:
-            _judge(row, known[name], judge=judge)
+            _judge(row, known[name], requests, judge=judge)
+        elif name in both:
+            row.change_ratio, row.note = _change_ratio(row), not_judged[name]
         else:
-            lacking = [side for side, value in (("A", a), ("B", b)) if value is None]
+            lacking = [each for each, v in zip(letters, (a, b), strict=True) if v is None]
             row.note = f"not measured on {' and '.join(lacking)}"
         rows.append(row)
     return rows
 
 
-def _floor(figure: str, *, simulated: bool) -> float:
-    return FLOOR_SIMULATED if simulated else FLOORS.get(figure.rpartition("_")[2], FLOOR)
+def _floor(figure: str, runs: Sequence[Estimate], *, simulated: bool) -> float:
+    if figure in LENGTHS:
+        return FLOOR_LENGTHS
+    usual = FLOOR_SIMULATED if simulated else FLOOR
+    if figure in SHARES:  # most at a half; where none or all do, runs are alike
+        share = sum(one.value for one in runs) / len(runs)
+        return usual * 2 * math.sqrt(share * (1 - share))
+    return usual if simulated else FLOORS.get(figure.rpartition("_")[2], usual)
 
 
-def _judge(row: Row, change: Change | None, *, judge: bool) -> None:
+def _change_ratio(row: Row) -> float:
     assert row.a is not None  # noqa: S101 (a change has two sides)
     assert row.b is not None  # noqa: S101
+    return row.b - row.a if row.figure in SHARES else row.b / row.a - 1
+
+
+def _judge(row: Row, change: Change | None, requests: tuple[int, int], *, judge: bool) -> None:
     share = row.figure in SHARES
-    row.change_ratio = row.b - row.a if share else row.b / row.a - 1
+    row.change_ratio = _change_ratio(row)
     if change is None:
-        row.note = _NO_NOISE
+        row.note = _TOO_SHORT if 0 < min(requests) < difference.FEWEST else _NO_NOISE
         return
+    lacking = [times * n for times, n in zip(change.more, requests, strict=True) if times > 1]
+    row.requests_wanted = rounded_up(max(lacking)) if lacking else None
     low, high = change.size - change.below, change.size + change.above
+    if share and math.isfinite(low) and math.isfinite(high):
+        low, high = max(low, -1.0), min(high, 1.0)
     row.low, row.high = (_ratio(value, share=share) for value in (low, high))
     row.smallest_ratio = _ratio(change.seen, share=share)
     if row.low is None and row.high is None:
-        row.note = "too few requests to judge it"
+        row.note = TOO_FEW
         return
     row.floor_ratio = change.floor
     if judge:
-        row.verdict = verdict(row.figure, low, high)
-
-
-def verdict(figure: str, low: float, high: float) -> Verdict:
-    """What an interval of a figure's change says."""
-    if low <= 0 <= high:
-        return "no difference shown"
-    return "better" if (low > 0) == (figure in HIGHER_IS_BETTER) else "worse"
+        row.verdict = judgement(row.figure, low, high)
 
 
 def _ratio(size: float, *, share: bool) -> float | None:
@@ -206,14 +266,20 @@ def _typical(estimates: Sequence[Estimate], *, share: bool) -> float | None:
     return middle if share else math.exp(middle)
 
 
-def _apart(row: Row) -> bool:
-    return (row.low or 0) > 0 or (row.high or 0) < 0
+def _apart(row: Row, requests: tuple[int, int]) -> bool:
+    if row.low is not None or row.high is not None:
+        return (row.low or 0) > 0 or (row.high or 0) < 0
+    if row.change_ratio is None or min(requests) == 0:
+        return False
+    error = math.sqrt(sum(1 / n for n in requests))
+    return abs(math.log1p(row.change_ratio)) > _PLAIN_ERRORS * error
 
 
-def _other_work(row: Row) -> str:
+def _other_work(row: Row, side: str) -> str:
     more = "more" if (row.change_ratio or 0) > 0 else "fewer"
     what = row.label.removesuffix(", mean")
-    return f"B had {abs(row.change_ratio or 0):.1%} {more} {what} a request: it did other work"
+    size = f"{100 * abs(row.change_ratio or 0):.1f} %"
+    return f"{side} had {size} {more} {what} a request: it did other work"
 
 
 def _resources(parts: Sequence[Sequence[Part]]) -> list[Row]:
@@ -245,73 +311,15 @@ def _judge_spread(row: Row, a: Sequence[float], b: Sequence[float]) -> None:
     logs = [[difference.Estimate(v, math.log(v)) for v in side] for side in (a, b)]
     (change,) = difference.apart([logs[0]], [logs[1]], [0.0])
     row.a, row.b = (_typical(side, share=False) for side in logs)
-    _judge(row, change, judge=True)
-
-
-# --- what to mind ---------------------------------------------------------------------------------
-
-
-def _mark_definitions(pair: Pair, a: Side, b: Side) -> None:
-    """Say of each figure that the two sides do not mean the same."""
-    if a.tool == b.tool:
-        return
-    for row in pair.rows:
-        tools = [f"{n}'s {s.tool}" for n, s in (("A", a), ("B", b)) if defined(row, s)]
-        if tools and row.a is not None and row.b is not None:
-            said = f"as defined by {' and '.join(tools)}"
-            row.note = f"{said}; {row.note}" if row.note else said
-
-
-def defined(row: Row, side: Side) -> str | None:
-    """What another tool that measured a side means by a row's figure."""
-    metric, _, statistic = row.figure.rpartition("_")
-    name = METRICS.get(metric, metric) if statistic in STATISTICS else row.figure
-    return side.definitions.get(name)
-
-
-def _few_rounds(parts: Sequence[Sequence[Part]]) -> list[str]:
-    """A burst is one round however many requests it has: its noise cannot be read from itself."""
-    for letter, side in zip("AB", parts, strict=True):
-        rounds = [part.rounds for part in side if part.rounds is not None]
-        if len(side) == 1 and rounds and rounds[0] < difference.ROUNDS * difference.FEWEST_BLOCKS:
-            many = f"{letter}'s requests made only about {three_digits(rounds[0])} rounds"
-            return [f"{many}: one run says little of its noise; repeat it, or send more requests"]
-    return []
-
-
-def _gaps_mixed(parts: Sequence[Sequence[Part]]) -> list[str]:
-    """A tool's gaps between chunks against another's between tokens."""
-    kinds = [
-        {name for name in ("itl_s", "icl_s") if name in part.imported_figures}
-        for side in parts
-        for part in side[:1]
-    ]
-    if {"itl_s"} in kinds and {"icl_s"} in kinds:
-        said = (
-            "one side tells the time between tokens (ITL) and the other that between chunks (ICL)"
-        )
-        return [f"{said}, whatever the tools call them: they are not compared"]
-    return []
-
-
-def _cautions(a: Loaded, b: Loaded) -> list[str]:
-    if not (a.runs and b.runs):
-        return ["figures of different tools are compared with each tool's own definitions"]
-    one, two = a.runs[0].manifest, b.runs[0].manifest
-    if one.kind != two.kind:
-        return ["one side was measured and the other simulated"]
-    seed = one.trial.get("seed")
-    here = one.trial.get("target") == two.trial.get("target")
-    if one.kind == "measured" and here and seed is not None and seed == two.trial.get("seed"):
-        said = f"both asked the same prompts (seed {seed}) of one URL"
-        return [f"{said}: a prefix cache not emptied between them flatters the later one"]
-    return []
+    _judge(row, change, (0, 0), judge=True)
 
 
 def _method(sides: Sequence[Loaded]) -> list[str]:
     repeated = max(len(side.side.paths) for side in sides) > 1
-    tails = f" ({FLOORS['p95']:.0%} at P95, {FLOORS['p99']:.0%} at P99)"
-    floor = f"{FLOOR_SIMULATED:.1%}" if all(s.simulated for s in sides) else f"{FLOOR:.0%}{tails}"
+    usual, p95, p99 = (f"{100 * x:g} %" for x in (FLOOR, FLOORS["p95"], FLOORS["p99"]))
+    floor = f"{usual} ({p95} at P95, {p99} at P99)"
+    if all(side.simulated for side in sides):
+        floor = f"{100 * FLOOR_SIMULATED:g} %"
     between = f"beyond that, runs of one configuration are taken to differ by {floor}"
     held = "intervals hold with 95 % confidence for all figures of a pair of sides at once"
     return [
@@ -320,27 +328,3 @@ def _method(sides: Sequence[Loaded]) -> list[str]:
         + (", corrected by the repeats" if repeated else "; repeats would tell by how much"),
         "'seen from' is the smallest change that would have been shown with a probability of 80 %",
     ]
-
-
-# --- names ----------------------------------------------------------------------------------------
-
-
-def label(figure: str) -> str:
-    """What people call a figure."""
-    metric, _, statistic = figure.rpartition("_")
-    if metric in LATENCIES:
-        return f"{LATENCIES[metric]} {statistic}"
-    return {**RATES, **SHARES, **LENGTHS}.get(figure, figure)
-
-
-def form(figure: str) -> str:
-    """How a figure's values are shown."""
-    if figure in SHARES:
-        return "percent"
-    return "number" if figure in RATES or figure in LENGTHS else "seconds"
-
-
-def as_json(comparison: Comparison) -> dict[str, Any]:
-    """What `--json` prints."""
-    found: dict[str, Any] = msgspec.to_builtins(comparison)
-    return {"schema": 1, **found}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -32,6 +34,7 @@ STATISTICS = ("mean", "p50", "p90", "p95", "p99")
 JUDGED = ("mean", "p50", "p95", "p99")
 """Statistics that are in every table. The others are there for a gate that names them."""
 HIGHER_IS_BETTER = (*RATES, "goodput_ratio")
+TOO_FEW = "too few requests to judge it"
 
 
 class Row(msgspec.Struct, kw_only=True):
@@ -42,7 +45,7 @@ class Row(msgspec.Struct, kw_only=True):
     label: str
     """For people."""
     form: str
-    """How its values are shown: `seconds`, `number` or `percent`."""
+    """How its values are shown: `seconds`, `number`, `percent`; `resource`: as its name says."""
     a: float | None
     """The baseline's value; of repeats, their geometric mean. None where it was not measured."""
     b: float | None
@@ -60,6 +63,81 @@ class Row(msgspec.Struct, kw_only=True):
     """Half of the interval's width that more requests would not take away, but repeats would."""
     note: str = ""
     """Why it was not judged, or what to mind."""
+    requests_wanted: int | None = None
+    """About so many answered requests a side would give the change both limits; None: it has them,
+    or requests are not what it lacks."""
+
+
+def unit(row: Row) -> str:
+    """What a change is counted in: of a share in points, as it is no part of it."""
+    return "points" if row.figure in SHARES else "%"
+
+
+def wanted(rows: Sequence[Row]) -> str:
+    """How many requests rows want that are not judged for too few: 'about 1,300 a side'."""
+    counts = [row.requests_wanted for row in rows if row.requests_wanted]
+    if not counts:
+        return ""
+    low, high = min(counts), max(counts)
+    return f"about {low:,}{f' to {high:,}' if high > low else ''} a side"
+
+
+def said(row: Row) -> str:
+    """A row's note with the number of requests that it wants."""
+    few = wanted([row]) if row.note.endswith(TOO_FEW) else ""
+    return f"{row.note}: wants {few}" if few else row.note
+
+
+def rounded_up(n: float) -> int:
+    """To two digits: an estimate is no more exact."""
+    size = 10 ** max(0, math.floor(math.log10(max(n, 1))) - 1)
+    return int(math.ceil(n / size) * size)
+
+
+def change(row: Row) -> str:
+    """A change for people: '+4.2 %', or of a share '+1.5 points'."""
+    return "?" if row.change_ratio is None else f"{tenths(row.change_ratio)} {unit(row)}"
+
+
+def interval(row: Row) -> str:
+    """Where the change lies, without its unit: '-1.2 to +3.4'; '' where there is no limit."""
+    if row.low is None:
+        return "" if row.high is None else f"below {tenths(row.high)}"
+    if row.high is None:
+        return f"above {tenths(row.low)}"
+    return f"{tenths(row.low)} to {tenths(row.high)}"
+
+
+def tenths(ratio: float) -> str:
+    """In percent with its sign; never '-0.0'."""
+    return f"{ratio * 100:+z.1f}"
+
+
+def letter(side: int) -> str:
+    """By what a side is called: A is the baseline."""
+    return chr(ord("A") + side) if side < 26 else f"side {side + 1}"
+
+
+def judgement(figure: str, low: float, high: float) -> Verdict:
+    """What an interval of a figure's change says."""
+    if low <= 0 <= high:
+        return "no difference shown"
+    return "better" if (low > 0) == (figure in HIGHER_IS_BETTER) else "worse"
+
+
+def label(figure: str) -> str:
+    """What people call a figure."""
+    metric, _, statistic = figure.rpartition("_")
+    if metric in LATENCIES:
+        return f"{LATENCIES[metric]} {statistic}"
+    return {**RATES, **SHARES, **LENGTHS}.get(figure, figure)
+
+
+def form(figure: str) -> str:
+    """How a figure's values are shown."""
+    if figure in SHARES:
+        return "percent"
+    return "number" if figure in RATES or figure in LENGTHS else "seconds"
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,7 +193,10 @@ class Pair(msgspec.Struct, kw_only=True):
     """Answered, of all repeats together: the baseline's and the side's."""
     repeats: tuple[int, int]
     rows: list[Row]
+    same_load: bool = True
+    """Else no figure is called better or worse: the load makes it so."""
     notes: list[str] = []
+    """Why its sides are not alike, or say little: with one of these a gate keeps no bound."""
 
     def row(self, figure: str) -> Row | None:
         """The row of a figure."""

@@ -9,6 +9,7 @@ the same time, but for the way, and both count the same tokens.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -88,8 +89,8 @@ class Later(NamedTuple):
 
 def findings(evidence: Evidence, parts: dict[int, Steady]) -> list[Finding]:
     """What client and server do not agree on, stage by stage, and then of the run."""
-    found: list[Finding] = []
     servers = told(evidence)
+    found = _mixed(evidence)
     for stage in evidence.summary.stages:
         columns = evidence.of_stage(stage.number)
         window = parts[stage.number].window or stage_window(columns)
@@ -99,6 +100,22 @@ def findings(evidence: Evidence, parts: dict[int, Steady]) -> list[Finding]:
         found += _held(servers, stage.number, columns, window)
         found += _late(evidence, servers, stage.number)
     return found + _counts(evidence, servers)
+
+
+def _mixed(evidence: Evidence) -> list[Finding]:
+    """Pages that say nothing of any one server."""
+    telemetry = evidence.telemetry
+    return [
+        Finding(
+            kind="conservation",
+            sentence=f"answers of several servers alternate on the page {source}, for its counters "
+            "fall again and again: none is used; read each server by itself (--metrics URL)",
+            strength="shown",
+            evidence={"source": source},
+        )
+        for source in telemetry.sources
+        if telemetry.mixed(source)
+    ]
 
 
 def _unanswered(number: int, columns: Columns, window: Window) -> list[Finding]:
@@ -141,8 +158,9 @@ def _held(servers: Told, number: int, columns: Columns, window: Window) -> list[
     client, server = three_digits(held.client), three_digits(held.server)
     between = held.client - held.server
     if held.low > least:
-        rate = metrics.figures(columns, window)["requests_per_s"]
-        wait = f", {format_seconds(between / rate)} of each" if isinstance(rate, float) else ""
+        answers = np.count_nonzero(window.holds(token_times.ended_ns(columns.answered())))
+        wait_s = between * window.span_s / answers if answers else None  # Little's law
+        wait = "" if wait_s is None else f", {format_seconds(wait_s)} of each"
         return [
             Finding(
                 kind="conservation",
@@ -195,9 +213,11 @@ def _levels(servers: Told, columns: Columns, window: Window) -> Held | None:
 
 
 def _at(series: Series, at_s: Floats) -> Floats:
-    """A series' value at each time, as last read; NaN before the first reading."""
+    """A series' value at each time, as last read; NaN before that, or if a reading failed since."""
     last = np.searchsorted(series.t_s, at_s, side="right") - 1
-    return np.where(last >= 0, series.value[np.maximum(last, 0)], np.nan)
+    read_s = series.t_s[np.maximum(last, 0)]
+    failed = np.searchsorted(series.failed_s, at_s) > np.searchsorted(series.failed_s, read_s)
+    return np.where((last >= 0) & ~failed, series.value[np.maximum(last, 0)], np.nan)
 
 
 def _flying(columns: Columns, at_s: Floats) -> Floats:
@@ -270,10 +290,12 @@ def _later(
     k = min(len(read_s) - 1, int(np.searchsorted(read_s, window.end_s, "left")))
     if k <= i:
         return None
-    over = [one.over(float(read_s[i]), float(read_s[k])) for one in histograms]
+    between = Window("read", float(read_s[i]), float(read_s[k]))
+    # Without the lag: else the server's part would end a reading later than the client's.
+    exact = (replace(one, lag_s=0.0) for one in histograms)
+    over = [one.over(between.start_s, between.end_s) for one in exact]
     known = [one for one in over if one is not None and one.mean is not None]
     count = sum(one.count for one in known)
-    between = Window("read", float(read_s[i]), float(read_s[k]))
     seen = token_times.per_request(answered)[name]
     seen = seen[between.holds(token_times.ended_ns(answered)) & ~np.isnan(seen)]
     open_ends = float(_flying(answered, read_s[[i, k]]).sum())

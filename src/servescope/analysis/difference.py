@@ -64,6 +64,9 @@ class Estimate:
     """What the blocks follow: figures of one axis have the same blocks."""
     dof: float = math.inf
     """Degrees of freedom of the standard error."""
+    reach: tuple[float, float] = (math.inf, math.inf)
+    """Standard errors from it to the nearer end of the sample, beyond which it has no limit: those
+    that shrink with the root of the requests, and those of the load's ends, with the requests."""
 
     def arm(self, errors: float) -> float:
         """How far `errors` standard errors (negative: below) reach on the scale; inf: unknown."""
@@ -88,6 +91,8 @@ class Change:
     """The smallest that would have been seen with 80 % probability."""
     floor: float
     """The part of an arm that the floor makes."""
+    more: tuple[float, float] = (1.0, 1.0)
+    """How many times as many requests of A, and of B, would give it both limits."""
 
 
 class Blocks:
@@ -129,13 +134,10 @@ class Blocks:
         length = min(max(inner / BLOCKS, ROUNDS * in_flight), inner / FEWEST_BLOCKS)
         return cls(n, max(1, round(length)), axis, in_flight=in_flight, edge=edge, order=order)
 
-    def error(
-        self, influence: Floats, *, alike: bool = True, ends: bool = False
-    ) -> tuple[float, Floats]:
+    def error(self, influence: Floats, *, alike: bool = True) -> tuple[float, Floats]:
         """Standard error of the mean of `influence` (shape (n,), mean 0), and the blocks' sums.
 
         `alike`: neighbours can only be alike, so that it is no smaller than were they independent.
-        `ends`: it is no smaller than with both ends, which are what a tail is made of.
         """
         ordered = influence if self._order is None else influence[self._order]
         inner = ordered[self._edge : self.n - self._edge]
@@ -143,11 +145,14 @@ class Blocks:
         variance = self._variance(sums, len(inner)) * len(inner) / self.n
         if alike:
             variance = max(variance, float(influence @ influence) / (self.n * self.n))
-        if ends:
-            whole = self._sums(ordered, np.arange(self.n - self.length + 1))
-            variance = max(variance, self._variance(whole, self.n))
         scale = math.sqrt(float(np.mean(sums * sums)))
         return math.sqrt(variance), sums / scale if scale else sums
+
+    def error_with_ends(self, influence: Floats) -> float:
+        """The same of all places: a tail is often made of what both ends do."""
+        ordered = influence if self._order is None else influence[self._order]
+        whole = self._sums(ordered, np.arange(self.n - self.length + 1))
+        return math.sqrt(self._variance(whole, self.n))
 
     def _sums(self, values: Floats, starts: NDArray[np.int64]) -> Floats:
         summed = np.concatenate(([0.0], np.cumsum(values)))
@@ -156,12 +161,6 @@ class Blocks:
 
     def _variance(self, sums: Floats, n: int) -> float:
         return float(np.mean(sums * sums)) / (self.length * (n - self.length) * self._held)
-
-
-def smooth(value: float, error: float, *, log: bool = True) -> Estimate:
-    """A figure whose noise is about normal. `error` is relative for one on the logarithm."""
-    at = math.log(value) if log else value
-    return Estimate(value, at, at + GRID * error)
 
 
 def apart(
@@ -181,12 +180,11 @@ def apart(
     what chance would do.
     """
     figures = [_Figure(*each, drift) for each in zip(a, b, floor, strict=True)]
-    judged = [figure for figure in figures if figure.can_be_judged()]
-    critical = _critical(judged, level)
+    known = [figure for figure in figures if math.isfinite(figure.error)]
+    judged = [figure for figure in known if figure.can_be_judged()]
+    critical = _critical(judged or known, level)
     return [
-        figure.change(critical if figure in judged else math.inf)
-        if math.isfinite(figure.error)
-        else None
+        figure.change(critical, limited=figure in judged) if figure in known else None
         for figure in figures
     ]
 
@@ -215,7 +213,8 @@ class _Figure:
             self.dispersion = max(trusted, excess / repeats) if repeats else 1.0
             self.dof = min(sum(one.dof for side in self.sides for one in side), 1e6)
         else:  # the runs' spread is all there is to go by
-            self.floor = math.sqrt(around / repeats) if repeats > 1 else math.nan
+            spread = math.sqrt(around / repeats) if repeats > 1 else math.nan
+            self.floor = math.hypot(spread, floor)
             self.own = [[0.0 for _ in side] for side in self.sides]
             self.dispersion, self.dof = 1.0, float(max(repeats, 1))
         self.within = within
@@ -242,10 +241,11 @@ class _Figure:
                     total += alike * own * its / len(owns) ** 2
         return total * math.sqrt(self.dispersion * other.dispersion)
 
-    def change(self, critical: float) -> Change:
-        """With arms of `critical` standard errors; inf: without limits."""
-        if math.isinf(critical):
-            return Change(self.size, math.inf, math.inf, math.inf, math.inf)
+    def change(self, critical: float, *, limited: bool) -> Change:
+        """With arms of `critical` standard errors; or without limits."""
+        more = self._more(critical, 0), self._more(critical, 1)
+        if not limited:
+            return Change(self.size, math.inf, math.inf, math.inf, math.inf, more)
         (a_low, a_high), (b_low, b_high) = (self._arms(k, critical) for k in (0, 1))
         floor = (
             critical
@@ -260,7 +260,14 @@ class _Figure:
             above=above,
             seen=wide * (1 + POWER_Z / critical),
             floor=floor,
+            more=more,
         )
+
+    def _more(self, critical: float, k: int) -> float:
+        runs = self.sides[k]
+        errors = critical * math.sqrt(self.dispersion / len(runs)) * self._drift
+        usual, ends = (min(one.reach[k] for one in runs) for k in (0, 1))
+        return max(1.0, (errors / usual) ** 2, errors / ends)
 
     def _arms(self, k: int, critical: float) -> tuple[float, float]:
         runs = self.sides[k]

@@ -13,7 +13,7 @@ from servescope.analysis.comparison import LATENCIES, LENGTHS, RATES, STATISTICS
 from servescope.analysis.difference import GRID, Blocks, Estimate
 from servescope.goodput import METRICS, Slo, meets
 from servescope.metrics import stage_window
-from servescope.records import ABSENT, COMPLETED, OUTCOMES, TRUNCATED
+from servescope.records import ABSENT, ANSWERED, OUTCOMES
 from servescope.stats import PERCENTILES
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ Estimates = dict[str, Estimate]
 _TAIL = 0.75
 _DRAINS = 400
 _MOST_FLYING = 1000
+_MOST_COUNTED = 10_000_000
+"""Requests: a file that says more would take all memory, and is none of a load on one server."""
 _BINS = 400
 """Pieces of a stage's time in which arrivals are counted."""
 
@@ -85,8 +87,12 @@ def of_values(
             if estimate is not None:
                 found[name] = estimate
     for name in [*RATES, *LENGTHS]:
-        said = figures.get(name.removesuffix("_mean"))
-        estimate = _bare(said.get("mean") if isinstance(said, dict) else said)
+        key = name.removesuffix("_mean")
+        own, said = np.asarray(values.get(key, ()), np.float64), figures.get(key)
+        own = own[~np.isnan(own)]
+        estimate = _Sample.one_each(own).estimate("mean", Blocks.of(len(own), 0.0, "lengths"))
+        if estimate is None:
+            estimate = _bare(said.get("mean") if isinstance(said, dict) else said)
         if name in wanted and estimate is not None:
             found[name] = estimate
     return found
@@ -95,7 +101,7 @@ def of_values(
 def failed_share(completed: int, counts: Collection[int], wanted: Collection[str]) -> Estimates:
     """The share of requests that failed, where only its counts are known: maybe all at once."""
     total = sum(counts)
-    if not total or "error_ratio" not in wanted:
+    if "error_ratio" not in wanted or not 0 < total <= _MOST_COUNTED:
         return {}
     return {"error_ratio": _share(np.arange(total) >= completed, np.arange(total))}
 
@@ -140,14 +146,18 @@ class _Sample:
         if blocks is None:
             return _bare(value)
         in_tail = PERCENTILES.get(statistic, 0.5) > _TAIL
-        error, sums = blocks.error(influence * (self._n / self.total), ends=in_tail)
+        influence = influence * (self._n / self.total)
+        error, sums = blocks.error(influence)
+        with_ends = blocks.error_with_ends(influence) if in_tail else 0.0
+        reach = math.inf, math.inf
         if statistic == "mean":
             ladder = math.log(value) + GRID * (error / scale)
         else:
             with np.errstate(divide="ignore", invalid="ignore"):
-                ladder = np.log(self._at(q + GRID * error))
+                ladder = np.log(self._at(q + GRID * max(error, with_ends)))
+            reach = _reach(q, error), _reach(q, with_ends)
             sums = -sums  # more of them below it is a smaller percentile
-        return Estimate(value, math.log(value), ladder, sums, blocks.axis, blocks.dof)
+        return Estimate(value, math.log(value), ladder, sums, blocks.axis, blocks.dof, reach)
 
     def _below(self, which: NDArray[np.bool_]) -> Floats:
         """How far each request's share of `which` is from that of all, weighted."""
@@ -166,6 +176,10 @@ class _Sample:
         index = k if self._edges is None else np.searchsorted(self._edges, k, side="right")
         found: Floats = self._sorted[np.minimum(index, len(self._sorted) - 1).astype(np.int64)]
         return found
+
+
+def _reach(q: float, error: float) -> float:
+    return min(q, 1 - q) / error if error else math.inf
 
 
 def _rates(
@@ -188,12 +202,12 @@ def _rates(
     blocks = Blocks.of(bins, bins * typical / (end - start), "time")
     edges = np.linspace(start, end, bins + 1)
     found: Estimates = {}
-    for name, (t_ns, weight) in _arrivals(columns, answered, slo).items():
+    for name, weight in _weights(answered, slo).items():
         total = float(weight.sum())
         if name not in wanted or total <= 0:
             continue
         value = total / window.span_s
-        counts: Floats = np.histogram(t_ns / 1e9, edges, weights=weight)[0]
+        counts = _spread(answered, weight, edges)
         mean = float(counts.mean())
         if blocks is None or mean <= 0:
             found[name] = Estimate(value, math.log(value))
@@ -206,6 +220,29 @@ def _rates(
     return found
 
 
+def _spread(answered: Columns, weight: Floats, edges: Floats) -> Floats:
+    """How much is done in each piece of time, a request's weight evenly over its time in flight.
+
+    Counted at its end, what a batch finishes together would look like noise.
+    """
+    first, last = (at / 1e9 - edges[0] for at in (answered.sent_ns, token_times.ended_ns(answered)))
+    density = weight / np.maximum(last - first, 1e-9)
+    inside = edges - edges[0]
+
+    def done(since: Floats) -> Floats:
+        order = np.argsort(since)
+        begun = np.searchsorted(since[order], inside)
+        slope, at_0 = (
+            np.concatenate(([0.0], np.cumsum(each[order])))[begun]
+            for each in (density, density * since)
+        )
+        found: Floats = inside * slope - at_0
+        return found
+
+    pieces: Floats = np.diff(done(first) - done(last))
+    return pieces
+
+
 def _drain_s(e2e_s: Floats, flying: int) -> float:
     """Standard deviation of the time that the last requests take: of the longest rest of them."""
     rng = np.random.default_rng(flying)
@@ -213,32 +250,24 @@ def _drain_s(e2e_s: Floats, flying: int) -> float:
     return float((chosen * rng.random(chosen.shape)).max(axis=1).std())
 
 
-def _arrivals(
-    columns: Columns, answered: Columns, slo: Slo | None
-) -> dict[str, tuple[NDArray[np.int64], Floats]]:
-    """What each rate counts: times and weights."""
-    ended = token_times.ended_ns(answered)
-    found = {"requests_per_s": (ended, np.ones(len(answered)))}
+def _weights(answered: Columns, slo: Slo | None) -> dict[str, Floats]:
+    """What each rate counts of each answered request."""
+    found = {"requests_per_s": np.ones(len(answered))}
     if not (answered.output_tokens == ABSENT).any():
-        tokens = token_times.arriving_tokens(answered)
-        found["output_tokens_per_s"] = (answered.chunk_ns, tokens)
-        first = token_times.first_chunk_ns(answered)
+        found["output_tokens_per_s"] = answered.output_tokens.astype(np.float64)
         if not (answered.input_tokens == ABSENT).any():
-            found["total_tokens_per_s"] = (
-                np.concatenate((answered.chunk_ns, first)),
-                np.concatenate((tokens, answered.input_tokens.astype(np.float64))),
-            )
-    good = meets(slo, columns) if slo is not None else None
+            found["total_tokens_per_s"] = found[
+                "output_tokens_per_s"
+            ] + answered.input_tokens.astype(np.float64)
+    good = meets(slo, answered) if slo is not None else None
     if good is not None:
-        when = token_times.ended_ns(columns)
-        found["goodput_requests_per_s"] = (when[good], np.ones(int(good.sum())))
+        found["goodput_requests_per_s"] = good.astype(np.float64)
     return found
 
 
 def _shares(columns: Columns, slo: Slo | None, wanted: Collection[str]) -> Estimates:
     """Shares of all requests that were due, whatever became of them."""
-    unhurt = (COMPLETED, TRUNCATED)
-    failed = ~np.isin(columns.outcome, [OUTCOMES.index(name) for name in unhurt])
+    failed = ~np.isin(columns.outcome, [OUTCOMES.index(name) for name in ANSWERED])
     found = {"error_ratio": failed}
     good = meets(slo, columns) if slo is not None else None
     if good is not None:

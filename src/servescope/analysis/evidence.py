@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Self
+
+import msgspec
 
 from servescope.summary import Summary, summary_of
 from servescope.telemetry import Telemetry, read
 
 if TYPE_CHECKING:
-    from servescope.records import Columns, Sample
+    from servescope.records import Columns
     from servescope.store import Run, Stage
 
 
@@ -21,22 +22,24 @@ class Evidence:
     run: Run
     summary: Summary
     columns: Columns
-    samples: list[Sample]
+    telemetry: Telemetry
+    """What the sources told, in the common vocabulary."""
 
     @classmethod
     def of(cls, run: Run) -> Self:
         """Read a run. Raises BadInput where it is none."""
         columns, samples = run.columns(), run.samples()
-        return cls(run, summary_of(run, columns, samples), columns, samples)
-
-    @cached_property
-    def telemetry(self) -> Telemetry:
-        """What the sources told, in the common vocabulary."""
-        return read(self.samples)
+        told = read(samples)
+        return cls(run, summary_of(run, columns, samples, told), columns, told)
 
     def offered(self, number: int) -> Stage:
-        """What the stage of that number offered, as the manifest has it."""
-        return [stage for stage in self.run.manifest.stages if not stage.warmup][number]
+        """What the stage of that number offered, to all targets together."""
+        manifest = self.run.manifest
+        stage = [stage for stage in manifest.stages if not stage.warmup][number]
+        loads = len(manifest.targets) if manifest.trial.get("each") else 1
+        return msgspec.structs.replace(
+            stage, rate=stage.rate and stage.rate * loads, users=stage.users and stage.users * loads
+        )
 
     def of_stage(self, number: int) -> Columns:
         """The requests of a stage, whatever became of them."""

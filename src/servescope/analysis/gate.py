@@ -1,4 +1,4 @@
-"""A gate: bounds on changes, such as `ttft_p99<+5%`, judged so that chance does not decide them.
+"""A gate: bounds on changes, such as `ttft_p50<+20%`, judged so that chance does not decide them.
 
 A bound is broken where the whole interval of the change lies beyond it, and kept where the whole
 interval lies within. Between the two nothing is shown either way: it is not decided. What was not
@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from servescope.analysis.compare import compare, label
+from servescope.analysis.compare import compare
 from servescope.analysis.comparison import (
     HIGHER_IS_BETTER,
     LATENCIES,
@@ -23,9 +24,15 @@ from servescope.analysis.comparison import (
     SHARES,
     STATISTICS,
     Row,
+    change,
+    interval,
+    label,
+    letter,
+    rounded_up,
+    said,
+    wanted,
 )
 from servescope.errors import BadInput
-from servescope.plugins import one_of
 
 if TYPE_CHECKING:
     from servescope.analysis.comparison import Comparison, Pair
@@ -33,10 +40,16 @@ if TYPE_CHECKING:
 
 FIELD = "--gate"
 FIGURES = (*(f"{metric}_{s}" for metric in LATENCIES for s in STATISTICS), *RATES, *SHARES)
-WEAKENING = ("client_limited", "clock", "not_offered")
-"""Doubts under which a figure may be the load generator's: no bound is shown to be kept."""
+WEAKENING = ("client_limited", "clock", "errors", "merged_reads", "not_offered")
+"""Doubts under which a figure may be the load generator's, or only that of the requests that were
+answered: no bound is shown to be kept."""
+_SPARED = {"errors": tuple(SHARES), "merged_reads": (*SHARES, *RATES)}
+"""Shares count all requests; and what is counted is not changed by a chunk read a little late."""
 _BOUND = re.compile(r"([a-z0-9_]+)\s*([<>])=?\s*([+-]?)\s*(\d+(?:\.\d+)?)\s*%")
-_WANT = "want bounds on changes such as ttft_p99<+5%,output_tokens_per_s>-3%"
+_WANT = "want bounds on changes such as ttft_p50<+20%,output_tokens_per_s>-10%"
+
+_MOST_REQUESTS, _MOST_REPEATS = 100_000, 30
+"""What nobody makes to decide a bound is no advice."""
 
 Outcome = Literal["kept", "broken", "not decided"]
 
@@ -66,7 +79,7 @@ class Judgement(msgspec.Struct, kw_only=True):
 
 
 def parse(text: str) -> list[Bound]:
-    """The bounds in 'ttft_p99<+5%,output_tokens_per_s>-3%'. Raises BadInput."""
+    """The bounds in 'ttft_p50<+20%,output_tokens_per_s>-10%'. Raises BadInput."""
     return [_parse(part.strip()) for part in text.split(",")]
 
 
@@ -78,7 +91,7 @@ def _parse(text: str) -> Bound:
     if figure not in FIGURES:
         if figure in LATENCIES:
             raise BadInput(FIELD, text, f"want a statistic too, such as {figure}_p99")
-        raise BadInput(FIELD, figure, f"want {one_of(figure, FIGURES)}")
+        raise BadInput(FIELD, figure, f"want a figure of a comparison {_nearest(figure)}")
     below, limit = sign == "<", float(percent) / 100 * (-1 if minus == "-" else 1)
     if below == (figure in HIGHER_IS_BETTER):
         right = ">-" if below else "<+"
@@ -87,6 +100,12 @@ def _parse(text: str) -> Bound:
     if not below and figure not in SHARES and limit <= -1:
         raise BadInput(FIELD, text, "want a limit above -100%")
     return Bound(figure=figure, below=below, limit=limit, text=text)
+
+
+def _nearest(figure: str) -> str:
+    """The likely name; of so many not all are told."""
+    close = get_close_matches(figure, FIGURES, n=1)
+    return f"(did you mean {close[0]}?)" if close else "such as ttft_p99 or requests_per_s"
 
 
 def judge(sides: Sequence[Loaded], bounds: Sequence[Bound]) -> list[Judgement]:
@@ -114,8 +133,12 @@ def judge(sides: Sequence[Loaded], bounds: Sequence[Bound]) -> list[Judgement]:
 def _judge(bound: Bound, found: Comparison, pair: Pair) -> Judgement:
     row, side = pair.row(bound.figure), found.sides[pair.side]
     outcome, sentence = _outcome(bound, row, pair)
-    if outcome == "kept" and (why := _weak(found, pair)) is not None:
-        outcome, sentence = "not decided", f"{sentence}, but {why}"
+    if row is not None and row.change_ratio is not None:
+        why = _weak(found, pair, bound)
+        if why is not None and outcome == "kept":
+            outcome, sentence = "not decided", f"{sentence}, but {why}"
+        elif why is not None:
+            sentence = f"{sentence}, and {why}"
     return Judgement(
         bound=bound.text,
         side=side.name,
@@ -130,73 +153,66 @@ def _outcome(bound: Bound, row: Row | None, pair: Pair) -> tuple[Outcome, str]:
     if row is None or row.change_ratio is None:
         why = row.note if row is not None and row.note else "it was not measured"
         return "broken", f"{label(bound.figure)}: {why}"
-    said = f"{row.label} changed by {change(row.change_ratio, row.form)}"
+    changed = f"{row.label} changed by {change(row)}"
     low = -math.inf if row.low is None else row.low
     high = math.inf if row.high is None else row.high
     if math.isinf(low) and math.isinf(high):
-        why = row.note or "its noise is not known"
-        return "not decided", f"{said}; {why}"
-    said += f" ({_interval(row)})"
+        return "not decided", f"{changed}; {said(row)}"
+    changed += f" ({interval(row)})"
     beyond, within = (low >= bound.limit, high < bound.limit)
     if not bound.below:
         beyond, within = (high <= bound.limit, low > bound.limit)
     if beyond:
-        return "broken", said
+        return "broken", changed
     if within:
-        return "kept", said
-    return "not decided", f"{said}; {_enough(bound, row, pair)}"
+        return "kept", changed
+    return "not decided", f"{changed}; {_enough(bound, row, pair)}"
 
 
 def _enough(bound: Bound, row: Row, pair: Pair) -> str:
     """What would decide it, if the change is what it seems to be."""
-    away = abs((row.change_ratio or 0) - bound.limit)
-    arms = [abs(end - (row.change_ratio or 0)) for end in (row.low, row.high) if end is not None]
-    half = max(arms)
-    if len(arms) < 2 and min(pair.requests) > 0:
-        return "more requests would decide it: this percentile has too few beyond it"
-    if away <= half / 100:
-        return "the change is at the bound itself: no number of requests would decide it"
+    size = row.change_ratio or 0.0
+    away = abs(size - bound.limit)
+    half = max(abs(end - size) for end in (row.low, row.high) if end is not None)
+    if row.low is None or row.high is None:
+        few = wanted([row])
+        return f"{few} would give it both limits" if few else "it has a limit on one side alone"
+    # Of a share that is none or all on both sides the interval shrinks with the requests.
+    power = 1 if row.figure in SHARES and row.a == row.b and row.a in (0.0, 1.0) else 2
+    repeats = max(math.ceil(min(pair.repeats) * _ratio(half, away) ** power), min(pair.repeats) + 1)
     if away > 1.1 * row.floor_ratio:
-        times = (half**2 - row.floor_ratio**2) / (away**2 - row.floor_ratio**2)
-        if times * min(pair.requests) < 1e6:
-            return f"about {_round(times * max(pair.requests)):,} requests a side would decide it"
-    repeats = math.ceil(min(pair.repeats) * (half / away) ** 2)
-    return f"about {max(repeats, min(pair.repeats) + 1):,} repeats a side would decide it"
+        if power == 2:
+            times = (half**2 - row.floor_ratio**2) / (away**2 - row.floor_ratio**2)
+        else:
+            times = 1.05 * half / away
+        requests = rounded_up(times * max(pair.requests))
+        if requests <= _MOST_REQUESTS:
+            return f"about {requests:,} requests a side would decide it"
+    if repeats <= _MOST_REPEATS:
+        return f"about {repeats} repeats a side would decide it"
+    return (
+        f"for its noise it is so near the bound that not even {_MOST_REPEATS} repeats a side would "
+        "decide it"
+    )
 
 
-def _round(n: float) -> int:
-    size = 10 ** max(0, math.floor(math.log10(max(n, 1))) - 1)
-    return int(math.ceil(n / size) * size)
+def _ratio(half: float, away: float) -> float:
+    return half / away if away > half / 1000 else 1000.0
 
 
-def _weak(found: Comparison, pair: Pair) -> str | None:
+def _weak(found: Comparison, pair: Pair, bound: Bound) -> str | None:
     """Why nothing can be taken as shown to be in order."""
-    for name, side in (("A", found.sides[0]), ("B", found.sides[pair.side])):
+    for name, side in ((letter(k), found.sides[k]) for k in (0, pair.side)):
         if side.incomplete:
             return f"{name} is incomplete ({side.incomplete[0]})"
         for doubt in side.doubts:
-            if doubt.kind in WEAKENING and doubt.load in pair.load:
+            spared = bound.figure in _SPARED.get(doubt.kind, ())
+            if doubt.kind in WEAKENING and not spared and doubt.load in pair.load.split(" / "):
                 return f"{name} is in doubt ({doubt.kind}: {doubt.message})"
-    return None
-
-
-def change(ratio: float, shown: str = "number") -> str:
-    """A change for people: '+4.2 %', or of a share '+1.5 points'."""
-    return f"{ratio * 100:+.1f} {'points' if shown == 'percent' else '%'}"
-
-
-def _interval(row: Row) -> str:
-    low, high = ("no limit" if end is None else f"{end * 100:+.1f}" for end in (row.low, row.high))
-    return f"{low} to {high}"
+    return pair.notes[0] if pair.notes else None
 
 
 def failed(judged: Sequence[Judgement], *, undecided_fails: bool) -> bool:
     """Whether the gate's exit status is that of a failure."""
     bad = {"broken", "not decided"} if undecided_fails else {"broken"}
     return any(one.outcome in bad for one in judged)
-
-
-def as_json(judged: Sequence[Judgement]) -> list[dict[str, Any]]:
-    """What `--json` prints of a gate."""
-    found: list[dict[str, Any]] = msgspec.to_builtins(list(judged))
-    return found

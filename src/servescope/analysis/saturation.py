@@ -8,31 +8,23 @@ communications*, ICC 1979); and the highest stage that met the SLO.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from servescope import token_times
+from servescope.analysis.overload import pace, unanswered
 from servescope.findings import Finding, Strength
-from servescope.records import ABSENT
 from servescope.stats import Distribution
 from servescope.units import format_seconds, three_digits
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from servescope.analysis.evidence import Evidence
-    from servescope.analysis.steady import Steady
     from servescope.goodput import Verdict
-    from servescope.records import Columns
 
 Proof = dict[str, float | str | None]
 
-KEEPS_UP = 0.95
-"""A service keeps up with a rate where it answers at least this part of what it is sent;"""
-DEVIATIONS = 3.0
-"""it does not where more is lacking than so many standard deviations of a Poisson count of it, or
-where a queue grows."""
-FEWEST = 20
 FULL = 0.95
 """Throughput has stopped rising where it is this part of the largest."""
 KNEE_STAGES = 4
@@ -47,14 +39,18 @@ class Point(NamedTuple):
     load: str
     offered: float
     """Requests per second that were asked of an open load; users of a closed one."""
+    answered: float
+    """Requests per second answered over the whole stage, as the tables have it."""
     reached: float
-    """Requests per second answered: over the stage, its steady part, or the second half of its
-    arrivals, whichever is most."""
+    """The same over the stage, its steady part, or the second half of its arrivals, whichever is
+    most: an engine that fills, and one that empties, show less than it can do."""
     keeps_up: bool | None
     """None where it cannot be told, and for closed loads."""
     latency_s: float | None
     """Mean end-to-end latency, in the steady part where there is one."""
     slo: list[Verdict]
+    lost: str = ""
+    """How many of its requests failed, where many did."""
 
     @property
     def power(self) -> float | None:
@@ -92,29 +88,34 @@ class Sweep(NamedTuple):
         return "requests/s" if self.open else "users"
 
 
-def sweeps(evidence: Evidence, parts: dict[int, Steady]) -> list[Sweep]:
-    """The sweeps of a run: stages alike but for their rate, or their number of users."""
+def sweeps(evidence: Evidence, over: Sequence[Finding] = ()) -> list[Sweep]:
+    """The sweeps of a run: stages alike but for their rate, or their number of users.
+
+    `over` are the findings of stages that are not kept up with.
+    """
+    overloaded = {finding.stage for finding in over}
     found: dict[tuple[bool, str | None], list[Point]] = {}
     for stage in evidence.summary.stages:
         offered = evidence.offered(stage.number)
         asked = offered.rate if offered.open else offered.users
-        if not asked:
+        if not asked or offered.probe:
             continue
-        columns, part = evidence.of_stage(stage.number), parts[stage.number]
+        columns = evidence.of_stage(stage.number)
         figures = stage.steady or stage.figures
         rates = [stage.figures["requests_per_s"], figures["requests_per_s"]]
-        late, keeps_up = _reached(columns) if offered.open else (None, None)
-        # An engine that fills, and one that empties, show less than it can do.
-        reached = max(rate or 0.0 for rate in (*rates, late))
+        seen = pace(columns) if offered.open else None
+        reached = max(rate or 0.0 for rate in (*rates, seen and seen.answers_per_s))
         e2e = figures.get("e2e_from_due_s" if offered.open else "e2e_s")
         point = Point(
             stage=stage.number,
             load=stage.load,
             offered=float(asked),
+            answered=rates[0] or 0.0,
             reached=reached,
-            keeps_up=False if part.grew else keeps_up,
+            keeps_up=False if stage.number in overloaded else (seen and seen.keeps_up) or None,
             latency_s=e2e.mean if isinstance(e2e, Distribution) else None,
             slo=stage.slo,
+            lost=unanswered(stage),
         )
         found.setdefault((offered.open, offered.cache), []).append(point)
     return [
@@ -123,67 +124,68 @@ def sweeps(evidence: Evidence, parts: dict[int, Steady]) -> list[Sweep]:
     ]
 
 
-def findings(evidence: Evidence, parts: dict[int, Steady]) -> list[Finding]:
+def findings(evidence: Evidence, over: Sequence[Finding]) -> list[Finding]:
     """What the stages of a run show of the service's limits."""
     found: list[Finding] = []
-    for sweep in sweeps(evidence, parts):
+    limits = _probed(evidence)
+    for sweep in sweeps(evidence, over):
         if len({point.offered for point in sweep.points}) < 2:
             continue
-        found += _limit(sweep) if sweep.open else _full(sweep)
+        found += _limit(sweep, limits.get(sweep.cache)) if sweep.open else _full(sweep)
         found += _knee(sweep)
         found += _within_slo(sweep)
     return found
 
 
-def _reached(columns: Columns) -> tuple[float | None, bool | None]:
-    """Answers per second in the second half of the arrivals, and whether those keep up.
-
-    The first half fills the engine, and what ends after the last arrival was in no hurry.
-    """
-    due = columns.due_ns[(columns.sent_ns != ABSENT) | (columns.turn == 0)]
-    if len(due) < 2 * FEWEST or due.min() == due.max():
-        return None, None
-    first, last = int(np.median(due)), int(due.max())
-    ended = token_times.ended_ns(columns.answered())
-    answers = int(np.count_nonzero((ended > first) & (ended <= last)))
-    asked = int(np.count_nonzero((due > first) & (due <= last)))
-    span_s = (last - first) / 1e9
-    if span_s <= 0:
-        return None, None
-    lacking = asked - answers
-    if lacking <= (1 - KEEPS_UP) * asked:
-        return answers / span_s, True
-    # What a Poisson count may lack by chance shows neither.
-    return answers / span_s, False if lacking > DEVIATIONS * math.sqrt(asked) else None
+def _probed(evidence: Evidence) -> dict[str | None, tuple[int, float]]:
+    """The limit that a sweep measured first: users of its probe and what they drew, by pass."""
+    found: dict[str | None, tuple[int, float]] = {}
+    for stage in evidence.summary.stages:
+        offered, rate = evidence.offered(stage.number), stage.figures.get("requests_per_s")
+        if offered.probe and (offered.users or 0) > 1 and rate:
+            found[offered.cache] = (offered.users or 0, rate)
+    return found
 
 
-def _limit(sweep: Sweep) -> list[Finding]:
+def _limit(sweep: Sweep, probed: tuple[int, float] | None) -> list[Finding]:
     """Up to which rate the service keeps up."""
     over = next((point for point in sweep.points if point.keeps_up is False), None)
     below = [point for point in sweep.points if over is None or point.offered < over.offered]
     kept = [point for point in below if point.keeps_up]
+    proof: Proof = {}
+    if probed is not None:
+        proof = {"probe_users": float(probed[0]), "probe_requests_per_s": probed[1]}
     if over is None:
         if not kept:
             return []
         top, last = kept[-1], sweep.points[-1]
-        sentence = f"up to {three_digits(top.offered)} requests/s the service keeps up; " + (
-            "its limit was not reached"
-            if top is last
-            else f"whether at {three_digits(last.offered)}, so few requests do not tell"
+        sentence = f"up to {three_digits(top.offered)} requests/s the service keeps up; "
+        if probed is not None:
+            sentence += f"{probed[0]:,} users drew {three_digits(probed[1])}, about its limit"
+        elif top is not last:
+            sentence += f"whether at {three_digits(last.offered)}, so few requests do not tell"
+        else:
+            sentence += "its limit was not reached"
+        proof |= {"kept_up": top.offered}
+        return [_finding(sweep, sentence, top.stage, top.offered, proof=proof)]
+    beyond = f"at {three_digits(over.offered)} it answers {three_digits(over.answered)}"
+    if over.lost:
+        beyond += f", and {over.lost}"
+    proof |= {"first_not_kept_up": over.offered, "requests_per_s": over.answered}
+    if kept:
+        under = kept[-1]
+        sentence = f"up to {three_digits(under.offered)} requests/s the service keeps up; {beyond}"
+        proof |= {"kept_up": under.offered}
+        stage, value = under.stage, under.offered
+    else:
+        stage, value = over.stage, over.answered
+        sentence = (
+            f"the service does not keep up: {beyond}; whether it does at a lower rate, so few "
+            "requests do not tell"
+            if below
+            else f"the service does not keep up with the lowest rate: {beyond}"
         )
-        return [_finding(sweep, sentence, top.stage, top.offered)]
-    beyond = f"at {three_digits(over.offered)} it reaches {three_digits(over.reached)}"
-    proof: Proof = {"first_not_kept_up": over.offered, "reached": over.reached}
-    if not below:
-        sentence = f"the service does not keep up with the lowest rate: {beyond} requests/s"
-        return [_finding(sweep, sentence, over.stage, over.reached, proof=proof, strength="shown")]
-    if not kept:
-        sentence = f"{beyond} requests/s; at lower rates so few requests do not tell"
-        return [_finding(sweep, sentence, over.stage, over.reached, proof=proof, strength="shown")]
-    under = kept[-1]
-    sentence = f"up to {three_digits(under.offered)} requests/s the service keeps up; {beyond}"
-    proof |= {"kept_up": under.offered}
-    return [_finding(sweep, sentence, under.stage, under.offered, proof=proof, strength="shown")]
+    return [_finding(sweep, sentence, stage, value, proof=proof, strength="shown")]
 
 
 def _full(sweep: Sweep) -> list[Finding]:
@@ -194,12 +196,12 @@ def _full(sweep: Sweep) -> list[Finding]:
     if full is last or not full.latency_s or not last.latency_s or full.offered == last.offered:
         return []
     sentence = (
-        f"throughput stops rising at {full.offered:,.0f} users: {three_digits(full.reached)} "
-        f"requests/s, and {three_digits(last.reached)} at {last.offered:,.0f}, where an answer "
+        f"throughput stops rising at {full.offered:,.0f} users: {three_digits(full.answered)} "
+        f"requests/s, and {three_digits(last.answered)} at {last.offered:,.0f}, where an answer "
         f"takes {format_seconds(last.latency_s)} instead of {format_seconds(full.latency_s)}"
     )
     proof: Proof = {
-        "requests_per_s": full.reached,
+        "requests_per_s": full.answered,
         "most_requests_per_s": most,
         "e2e_mean_s": full.latency_s,
     }
@@ -216,11 +218,11 @@ def _knee(sweep: Sweep) -> list[Finding]:
     sentence = (
         f"the knee is at {three_digits(knee.offered)} {sweep.unit} (between "
         f"{three_digits(below.offered)} and {three_digits(above.offered)}): there throughput over "
-        f"latency is largest, {three_digits(knee.reached)} requests/s at a mean of "
+        f"latency is largest, {three_digits(knee.answered)} requests/s at a mean of "
         f"{format_seconds(knee.latency_s)}"
     )
     proof: Proof = {
-        "requests_per_s": knee.reached,
+        "requests_per_s": knee.answered,
         "e2e_mean_s": knee.latency_s,
         "knee_from": below.offered,
         "knee_to": above.offered,
@@ -237,7 +239,9 @@ def _within_slo(sweep: Sweep) -> list[Finding]:
     if first_bad == len(within):
         top = sweep.points[-1]
         sentence = f"every stage met the SLO, to {three_digits(top.offered)} {sweep.unit}"
-        return [_finding(sweep, sentence, top.stage, top.offered)]
+        return [
+            _finding(sweep, sentence, top.stage, top.offered, proof={"within_slo": top.offered})
+        ]
     bad = sweep.points[first_bad]
     missed = f"at {three_digits(bad.offered)} {_why_not(bad)}"
     if first_bad == 0:
@@ -246,7 +250,7 @@ def _within_slo(sweep: Sweep) -> list[Finding]:
     sentence = (
         f"the highest load within the SLO is {three_digits(good.offered)} {sweep.unit}; {missed}"
     )
-    return [_finding(sweep, sentence, good.stage, good.offered)]
+    return [_finding(sweep, sentence, good.stage, good.offered, proof={"within_slo": good.offered})]
 
 
 def _why_not(point: Point) -> str:

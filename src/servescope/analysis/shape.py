@@ -105,7 +105,7 @@ def findings(evidence: Evidence, parts: dict[int, Steady]) -> list[Finding]:
 def _part(evidence: Evidence, number: int, steady: Steady) -> Part | None:
     columns = evidence.of_stage(number)
     window = steady.window
-    if window is None and steady.load_changes and columns.due_ns.min() < columns.due_ns.max():
+    if window is None and steady.load_changes and (columns.due_ns != columns.due_ns[:1]).any():
         window = stage_window(columns)
     if window is None:
         return None

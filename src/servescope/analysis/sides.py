@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,11 @@ import msgspec
 from servescope import importers
 from servescope.analysis.comparison import LATENCIES, Difference, Side, SideDoubt
 from servescope.analysis.estimates import Estimates, failed_share, of_stage, of_values
+from servescope.analysis.machine import SOURCE
+from servescope.analysis.overload import pace
 from servescope.errors import BadInput
 from servescope.goodput import METRICS, bounds
-from servescope.records import COMPLETED, TRUNCATED
+from servescope.records import ANSWERED, CANCELLED, COMPLETED
 from servescope.store import Run
 from servescope.summary import StageSummary, Summary, summarise
 
@@ -24,13 +27,16 @@ if TYPE_CHECKING:
     from servescope.records import Columns
 
 FIELD = "A B ..."
+_WANT = "want a run's directory, or one of runs, or a result file of another tool"
+_AIPERF = "profile_export_aiperf.json"
+"""AIPerf's users know its directory; the file in it."""
 _SAME_ANYWAY = (
     *("seed", "name", "out", "target", "keep_text", "api_key_file", "ca_file", "client_cert"),
     *("client_key", "insecure", "i_own_this", "collect", "metrics", "slo", "goodput"),
 )
 """What of a trial does not change what is measured. The target is told by what was found there."""
 _FOUND = ("model", "engine", "engine_version", "protocol", "context_tokens")
-_TOKENLESS = ("ttft", "ttft_from_due")
+_TOKENLESS = ("ttft", "ttfo", "ttft_from_due")
 """What an answer in one piece does not show."""
 _CHUNKED = 1.1
 
@@ -45,18 +51,40 @@ class Part:
     """None where another tool measured it."""
     summary: StageSummary | None
     imported: ImportedStage | None = None
+    open: bool = False
     streamed: bool = True
 
     def estimates(self, slo: Slo | None, wanted: Collection[str]) -> Estimates:
         """The figures among `wanted`, with their noise."""
         if self.imported is not None:
-            outcomes = self.imported.outcomes
+            # What a tool broke off at its end has not failed.
+            counts = {k: n for k, n in self.imported.outcomes.items() if k != CANCELLED}
             found = of_values(self.imported.values, self.imported.figures, wanted)
-            return found | failed_share(outcomes.get(COMPLETED, 0), outcomes.values(), wanted)
+            return found | failed_share(counts.get(COMPLETED, 0), counts.values(), wanted)
         assert self.columns is not None  # noqa: S101 (one of the two is there)
         if not self.streamed:
             wanted = [name for name in wanted if name.rpartition("_")[0] not in _TOKENLESS]
+            if slo is not None and any(bound.metric in _TOKENLESS for bound in slo.bounds):
+                slo = None
         return of_stage(self.columns, slo, wanted)
+
+    @cached_property
+    def keeps_up(self) -> bool:
+        """Whether an open load was answered as it came: then its rates are the load's."""
+        seen = pace(self.columns) if self.open and self.columns is not None else None
+        return seen is not None and seen.keeps_up is True
+
+    @property
+    def at_once(self) -> bool:
+        """Whether all was due at one time, so that more requests are no more rounds."""
+        due = self.columns.due_ns if self.columns is not None else None
+        return self.open and due is not None and not (due != due[:1]).any()
+
+    @property
+    def cpu_busy(self) -> float | None:
+        """Of this machine's CPU, the part that was busy; None where it was not read."""
+        hosts = [r for r in self.summary.resources if r.source == SOURCE] if self.summary else []
+        return hosts[0].figures.get("cpu_busy_ratio_mean") if hosts else None
 
     @property
     def rounds(self) -> float | None:
@@ -65,10 +93,18 @@ class Part:
         return self.answered / flying["mean"] if flying.get("mean") else None
 
     @property
+    def output_lengths(self) -> tuple[float, ...]:
+        """The shortest and the longest answer; empty where they are not known."""
+        told = (
+            msgspec.to_builtins(self.summary.figures.get("output_tokens")) if self.summary else {}
+        )
+        return (told["min"], told["max"]) if told else ()
+
+    @property
     def chunked(self) -> bool:
         """Whether gaps between chunks are other than those between tokens."""
         if self.summary is None:
-            return METRICS["icl"] in self.imported_figures
+            return {METRICS["icl"], METRICS["itl"]} & {*self.imported_figures} == {METRICS["icl"]}
         return (self.summary.figures.get("tokens_per_chunk") or 1.0) > _CHUNKED
 
     @property
@@ -119,12 +155,17 @@ def _paths(text: str) -> list[Path]:
     if not Path(text).exists() and "," in text:
         return [path for part in text.split(",") for path in _paths(part.strip())]
     path = Path(text)
+    if not path.exists():
+        raise BadInput(FIELD, text, f"{_WANT}; there is no such file")
+    if path.is_file() and (path.parent / "manifest.json").exists():
+        raise BadInput(FIELD, text, f"this is a file of a run: want its directory, {path.parent}")
     if not path.is_dir() or (path / "manifest.json").exists():
         return [path]
+    if (path / _AIPERF).exists():
+        return [path / _AIPERF]
     found = sorted(child.parent for child in path.glob("*/manifest.json"))
     if not found:
-        want = "want a run's directory, or one of runs, or a result file of another tool"
-        raise BadInput(FIELD, text, want)
+        raise BadInput(FIELD, text, _WANT)
     return found
 
 
@@ -137,9 +178,8 @@ def _load(text: str, paths: list[Path]) -> Loaded:
             want = f"want repeats of one configuration: {unlike.what} is {unlike.b} in {path.name}"
             raise BadInput(FIELD, text, f"{want} and {unlike.a} in {paths[0].name}")
         _join(first, other)
-    if len(paths) > 1:
-        name = Path(text).name if Path(text).is_dir() else paths[0].name
-        first.side.name = f"{name} ({len(paths)} repeats)"
+    if len(paths) > 1 and Path(text).is_dir():
+        first.side.name = Path(text).resolve().name
     return first
 
 
@@ -158,9 +198,6 @@ def _together(sides: list[Loaded]) -> list[Loaded]:
     for first, *others in groups:
         for other in others:
             _join(first, other)
-        if others:
-            total = len(first.side.paths)
-            first.side.name = f"{first.side.name} ({total} repeats)"
     return [group[0] for group in groups]
 
 
@@ -193,25 +230,23 @@ def _run(path: Path) -> Loaded:
     side.target = summary.target
     if not summary.complete:
         side.incomplete.append(f"{side.name}: {summary.ended_by}")
-    side.doubts = [
-        SideDoubt(load=stage.load, kind=doubt.kind, message=doubt.message)
-        for stage in summary.stages
-        for doubt in stage.doubts
-    ]
     loaded = Loaded(side, runs=[run])
     columns = run.columns()
     offered = [stage for stage in run.manifest.stages if not stage.warmup]
     for stage in summary.stages:
-        cache = offered[stage.number].cache
-        load = f"{stage.load} {cache}" if cache else stage.load
         part = Part(
-            load=load,
-            answered=sum(stage.outcomes.get(name, 0) for name in (COMPLETED, TRUNCATED)),
+            load=stage.load,
+            answered=sum(stage.outcomes.get(name, 0) for name in ANSWERED),
             columns=columns.where(columns.stage == stage.number),
             summary=stage,
+            open=offered[stage.number].open,
             streamed=run.manifest.trial.get("stream", True),
         )
         _put(loaded, part)
+        side.doubts += [
+            SideDoubt(load=part.load, kind=doubt.kind, message=doubt.message)
+            for doubt in stage.doubts
+        ]
     return loaded
 
 
@@ -221,7 +256,7 @@ def _summary(run: Run) -> Summary:
     try:
         if kept.stat().st_mtime_ns >= records.stat().st_mtime_ns:
             return msgspec.json.decode(kept.read_bytes(), type=Summary)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, RecursionError):
         pass
     return summarise(run)
 
@@ -294,11 +329,15 @@ def _text(value: Any) -> str:  # noqa: ANN401 (whatever a manifest holds)
 
 
 def metrics_of(parts: Sequence[Part]) -> list[str]:
-    """The latencies that a table of these has: those from the due time where they differ, and gaps
-    between chunks where they are not those between tokens."""
+    """The latencies that a table of these has: those from the due time where they differ, gaps
+    between chunks where they are not those between tokens, and end-to-end over tokens where it is
+    not the same one divided by one number."""
     from servescope.metrics import from_due_differs  # noqa: PLC0415
 
-    plain = {"ttft", "itl", "tpot", "e2e", "normalized_latency"}
+    plain = {"ttft", "itl", "tpot", "e2e"}
+    lengths = [part.output_lengths for part in parts]
+    if not all(lengths) or len({length for both in lengths for length in both}) > 1:
+        plain.add("normalized_latency")
     for part in parts:
         if part.chunked:
             plain.add("icl")

@@ -30,14 +30,19 @@ def told(evidence: Evidence) -> Told:
     """The pages of the servers, without what is another's by a second address.
 
     A page that is read through a proxy as well as at the server itself says the same to the last
-    digit of its sums of times, as no two servers do.
+    digit of its sums of times, as no two servers do. The one that was read more often stands.
     """
     telemetry, once = evidence.telemetry, dict[tuple[float, ...], str]()
-    sources = [source for source in telemetry.sources if telemetry.engine_of(source)]
+    sources = [
+        source
+        for source in telemetry.sources
+        if telemetry.engine_of(source) and not telemetry.mixed(source)
+    ]
     targets = len(evidence.run.manifest.targets)
     if len(sources) > targets:
         sums = [*telemetry.histograms("ttft_s"), *telemetry.histograms("e2e_s")]
-        for source in sources:
+        readings = {one.source: len(one.t_s) for one in sums}
+        for source in sorted(sources, key=lambda one: readings.get(one, 0), reverse=True):
             mine = tuple(float(one.sum[-1]) for one in sums if one.source == source)
             if not any(mine):
                 return Told(telemetry, frozenset())

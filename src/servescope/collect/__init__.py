@@ -49,8 +49,11 @@ class Collector(msgspec.Struct, frozen=True, kw_only=True):
         return str(self.__struct_config__.tag)
 
     def read(self) -> Iterable[Reading]:
-        """Read the source now. May raise whatever it likes: a failed reading is counted."""
-        raise NotImplementedError
+        """Read the source now. May raise whatever it likes: a failed reading is counted.
+
+        A collector has its own `read`, or its own `reader`.
+        """
+        return self.reader()()
 
     def reader(self) -> Callable[[], Iterable[Reading]]:
         """What is called for each reading of a run: of a source with a memory, one with a new one.

@@ -1,7 +1,8 @@
 """The process that reads all sources of a run: `python -m servescope.collect`.
 
 What it is to read comes as the first line of standard input, the start of the run as the second;
-the end of the input is the end of the run. What sources say goes out as lines of JSON.
+at each line after them everything is read out of its rhythm, and the end of the input is the end of
+the run. What sources say goes out as lines of JSON.
 """
 
 from __future__ import annotations
@@ -55,8 +56,12 @@ def _follow(sources: list[Source], course: Course, told: SimpleQueue[Told | None
     if origin := sys.stdin.buffer.readline():
         course.origin_ns = int(origin)
         course.begun.set()
-        sys.stdin.buffer.read()
+        while sys.stdin.buffer.readline():
+            for source in sources:
+                source.look.set()
         course.ended.set()
+        for source in sources:
+            source.look.set()
         now_s = time.monotonic()
         for source in sources:
             patience_s = STOP_S if source.wanted else FIND_S

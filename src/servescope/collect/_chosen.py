@@ -41,7 +41,8 @@ def collection(
 ) -> Collection:
     """What reads them, with the default ones that nobody named; the key goes to targets alone."""
     pages = [_page(trial, target, key) for target in targets]
-    known = {one.source for one in named}
+    # With a query it is the same page.
+    known = {one.source.partition("?")[0] for one in named}
     default = [] if NONE in trial.collect else [*pages, Host(), Gpu()]
     return Collection(
         [_own(one, pages) for one in named], [one for one in default if one.source not in known]

@@ -17,6 +17,8 @@ STOP_S = 1.5
 """How long the end of a run waits for readings under way, whatever a source does."""
 FIND_S = 0.2
 """The same for a source that nobody asked for and that has not answered yet."""
+MOST_SERIES = 10_000
+"""Of one source that are kept: a page that always has new ones would fill the disk."""
 UP = "up"
 """The series of every source that says whether a reading succeeded."""
 _READING = msgspec.json.Decoder(Reading)
@@ -48,6 +50,10 @@ class Told(msgspec.Struct, array_like=True):
     """Why the first of those failed, or why there is nothing to be read."""
     last: bool = False
     """Nothing follows."""
+    first: bool = False
+    """Of the reading beforehand, which is not kept, of a source that was asked for."""
+    left_out: int = 0
+    """Series that are not kept, for there are too many: the most of any reading."""
 
 
 class Course(msgspec.Struct):
@@ -74,18 +80,21 @@ class Source:
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.wanted = asked
         """Whether the end of the run waits for it."""
+        self.look = threading.Event()
+        """Set where it is to be read at once."""
         self._collector, self._course, self._tell, self._number = collector, course, tell, number
         self._asked = asked
         self._reader: Callable[[], Iterable[Reading]] | None = None
         self._held: dict[tuple[str, ...], Reading] = {}
         """What each series said last."""
-        self._readings = self._failed = 0
+        self._readings = self._failed = self._left_out = 0
         self._reason = ""
 
     def _run(self) -> None:
         """Read at multiples of `every` from the start, leaving out what a slow source missed.
 
-        The end is read too, so that the differences of counters span the run.
+        It starts anew with each look. The end is read too, so that the differences of counters span
+        the run.
         """
         if not self._is_there():
             return
@@ -93,13 +102,15 @@ class Source:
         every_ns = round(self._collector.every_s * 1e9)
         due_ns = time.monotonic_ns()
         while True:
+            self.look.clear()  # before reading: one that is wanted meanwhile is another
             last = self._course.ended.is_set()
             self._read(last=last)
             if last:
                 return
             now_ns = time.monotonic_ns()
             due_ns += every_ns * max(1, -((due_ns - now_ns) // every_ns))
-            self._course.ended.wait((due_ns - now_ns) / 1e9)
+            if self.look.wait((due_ns - now_ns) / 1e9):
+                due_ns = time.monotonic_ns()
 
     def _is_there(self) -> bool:
         """Read it once beforehand, which is not kept: what needs time to get ready takes it now.
@@ -111,12 +122,15 @@ class Source:
                 self._readings_now()
             except Exception as error:  # noqa: BLE001 (whatever a source does, the run goes on)
                 if self._asked:
+                    self._tell(Told(self._number, reason=_words(error), first=True))
                     return True  # its readings will say so
                 absent = isinstance(error, Absent)
                 self._tell(Told(self._number, reason=_words(error), last=absent))
                 if absent or self._course.ended.wait(self._collector.every_s):
                     return False
             else:
+                if self._asked:
+                    self._tell(Told(self._number, first=True))
                 self.wanted = True
                 return True
 
@@ -146,6 +160,7 @@ class Source:
                 self._failed,
                 self._reason,
                 last=last,
+                left_out=self._left_out,
             )
         )
 
@@ -153,6 +168,11 @@ class Source:
         """What is not as it was, or all that is known."""
         now = {_series(one): one for one in found}
         now.pop((UP,), None)
+        room = MOST_SERIES - len(self._held)
+        too_many = [key for key in now if key not in self._held][max(0, room) :]
+        for key in too_many:
+            del now[key]
+        self._left_out = max(self._left_out, len(too_many))
         before, self._held = self._held, self._held | now
         if everything:
             return list(self._held.values())

@@ -29,10 +29,6 @@ class TargetPage(Collector, frozen=True, tag="target's page"):
         """As the same page is called where the user names it."""
         return source_of(self.address, self.path)
 
-    def read(self) -> Iterable[Reading]:
-        """Fetch the page once."""
-        return self.reader()()
-
     def reader(self) -> Callable[[], Iterable[Reading]]:
         """Raises BadInput where the certificates cannot be used."""
         context = None

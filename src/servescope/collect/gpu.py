@@ -20,19 +20,15 @@ THROTTLES = {
     "hw_thermal_slowdown": 0x40,
     "hw_power_brake_slowdown": 0x80,
 }
-"""NVML's bits for why a GPU is slowed down, named as those of pages are. That it is idle, or set to
-a fixed clock, is no such reason."""
+"""NVML's bits for why a GPU is slowed down. That it is idle, or set to a fixed clock, is no such
+reason. `telemetry.names` has them for pages; to import that would bring numpy into this process."""
 
 
 class Gpu(Collector, frozen=True, tag="gpu"):
     """Load, memory, power, energy, temperature, clocks, PCIe, NVLink and throttling of each GPU."""
 
-    def read(self) -> Iterable[Reading]:
-        """Raises Absent where there is no GPU whose driver is here."""
-        return self.reader()()
-
     def reader(self) -> Callable[[], Iterable[Reading]]:
-        """Raises Absent likewise."""
+        """Raises Absent where there is no GPU whose driver is here."""
         why, kinds = [], []
         for kind in (_Nvidia, _Amd):
             try:

@@ -20,13 +20,12 @@ ROLES = {
 }
 """What a process that a run starts is, by the module in its command line; its children are too."""
 
+LEAST_S = 0.1
+"""Shares of a shorter time are not told: the kernel counts it in hundredths of a second."""
+
 
 class Host(Collector, frozen=True, tag="host"):
     """CPU, memory, disks and network of this machine; CPU and memory of the run's processes."""
-
-    def read(self) -> Iterable[Reading]:
-        """What needs no reading before it."""
-        return self.reader()()
 
     def reader(self) -> Callable[[], Iterable[Reading]]:
         """One that knows what it read before: how busy a core was is a difference."""
@@ -59,10 +58,13 @@ class _Host:
         """Shares of the time since the reading before."""
         import psutil  # noqa: PLC0415
 
-        now = [_busy(core) for core in psutil.cpu_times(percpu=True)]
-        before, self._cores = self._cores, now
+        now, before = [_busy(core) for core in psutil.cpu_times(percpu=True)], self._cores
         if len(before) != len(now):  # the first time, and where a core came or went
+            self._cores = now
             return
+        if max(all_s - was_s for (_, all_s), (_, was_s) in zip(now, before, strict=True)) < LEAST_S:
+            return
+        self._cores = now
         ratios = [
             min(1.0, max(0.0, (busy - was_busy) / (all_s - was_s))) if all_s > was_s else 0.0
             for (busy, all_s), (was_busy, was_s) in zip(now, before, strict=True)

@@ -44,7 +44,7 @@ class Prometheus(Collector, frozen=True, tag="prometheus"):
 
     @property
     def source(self) -> str:
-        """With host, port and path, for there may be several servers."""
+        """With host, port, path and query, for there may be several."""
         return source_of(*self.place)
 
     @property
@@ -57,12 +57,8 @@ class Prometheus(Collector, frozen=True, tag="prometheus"):
         """`timeout` in seconds."""
         return seconds("timeout", self.timeout)
 
-    def read(self) -> Iterable[Reading]:
-        """Fetch the page once. Raises OSError, or Absent."""
-        return self.reader()()
-
     def reader(self) -> Callable[[], Iterable[Reading]]:
-        """No key is sent and no proxy is used."""
+        """Fetches the page; no key is sent and no proxy is used. It raises OSError, or Absent."""
         address, path = self.place
         context = ssl.create_default_context() if address.scheme == "https" else None
         return lambda: fetch(address, path, context=context, headers={}, timeout_s=self.timeout_s)
@@ -121,8 +117,8 @@ def _address(url: str) -> tuple[Address, str]:
 
 
 def source_of(address: Address, path: str) -> str:
-    """The name of a page as a source: with host, port and path, for there may be several."""
-    return f"prometheus:{address.path or address.netloc}{path.partition('?')[0]}"
+    """The name of a page as a source: with all that tells it from another of the same server."""
+    return f"prometheus:{address.path or address.netloc}{path}"
 
 
 def fetch(

@@ -44,4 +44,4 @@ def doubts(
         target.counted_locally(columns),
         target.not_offered(stage, columns),
     )
-    return [doubt for doubt in found if doubt is not None]
+    return sorted(filter(None, found), key=lambda doubt: KINDS.index(doubt.kind))

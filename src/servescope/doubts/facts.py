@@ -8,16 +8,17 @@ from servescope.units import three_digits
 
 KINDS = (
     "client_limited",
-    "clock",
-    "merged_reads",
-    "not_stationary",
-    "too_few",
     "errors",
+    "not_offered",
+    "clock",
+    "not_stationary",
     "lengths_missed",
+    "merged_reads",
     "chunked",
     "counted_locally",
-    "not_offered",
+    "too_few",
 )
+"""By weight: first what makes all figures those of something else, last what concerns a few."""
 REMEDIES = {
     "open files": "raise the limit on open files (ulimit -n), or use more --workers: each process "
     "has a limit of its own",

@@ -155,7 +155,7 @@ def _reasons(
     stage: StageFacts, columns: Columns, figures: Mapping[str, Any], ours: Generator
 ) -> Iterator[tuple[str, float, float]]:
     for lacking, count in stage.exhausted.items():
-        told = f"{count} of {len(columns)} requests were not sent because it had no more {lacking}"
+        told = f"{count:,} of {len(columns):,} requests were not sent: it had no more {lacking}"
         yield told, count / len(columns), 0.0
     delay, limit = np.sort(_own_delay_s(columns)), _allowed_delay_s(stage, columns)
     rank = lower_rank(len(delay), 0.99)
@@ -165,7 +165,8 @@ def _reasons(
         yield told, late, limit
     busy, window = max(ours.cpu_ratio, default=0.0), figures.get("window")
     if busy > BUSY_RATIO and window and window["end_s"] - window["start_s"] >= BUSY_LEAST_S:
-        yield f"a load process used {busy:.0%} of a core, above {BUSY_RATIO:.0%}", busy, BUSY_RATIO
+        told = f"a load process used {busy * 100:.0f} % of a core, above {BUSY_RATIO * 100:.0f} %"
+        yield told, busy, BUSY_RATIO
     lag = ours.lag_p99_s
     if lag is not None and (ours.lag_p99_low_s or 0.0) > LAG_S:
         told = f"its event loop lagged {format_seconds(lag)} (P99), above {format_seconds(LAG_S)}"

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from servescope.records import Columns
 
 DRIFT_RATIO, DRIFT_FEWEST = 0.2, 20
+ROUNDS = 4
+"""Of so many the first, for which all users ask at once, is less than half of the first half."""
 ERRORS_RATIO = 0.01
 INPUT_MISS_RATIO = 0.01
 TOKENS_PER_CHUNK = 1.1
@@ -45,10 +47,10 @@ def not_stationary(stage: StageFacts, columns: Columns) -> Doubt | None:
     return Doubt(
         kind="not_stationary",
         message=f"the load was constant, yet the median end-to-end latency went from {medians} "
-        f"({drift:+.0%}) between the two halves of the stage",
+        f"({drift * 100:+,.0f} %) between the two halves of the stage",
         value=drift,
         limit=DRIFT_RATIO,
-        advice=_steadier(stage, drift),
+        advice=_steadier(stage, drift, len(e2e)),
     )
 
 
@@ -58,13 +60,20 @@ def _apart(a: Distribution, b: Distribution) -> bool:
     return one is not None and other is not None and (one[1] < other[0] or other[1] < one[0])
 
 
-def _steadier(stage: StageFacts, drift: float) -> str:
+def _steadier(stage: StageFacts, drift: float, answers: int) -> str:
     if drift < 0:
         return "the start was slower: warm up first (--warmup), or longer"
     if stage.open and stage.max_concurrency is None:
         return "a queue is growing: lower the rate, or search for the highest one that lasts"
     if stage.open:
         return "a queue is growing behind the cap on concurrency: lower the rate or raise the cap"
+    if stage.users and answers < ROUNDS * stage.users:
+        rounds = f"{three_digits(answers / stage.users)} rounds of {stage.users:,} users"
+        enough = ROUNDS * stage.users
+        return (
+            f"these are {rounds}, who all began at one instant: run longer, at least {enough:,} "
+            "requests"
+        )
     return "the target became slower: run longer, and look for throttling or a full KV cache"
 
 
@@ -77,7 +86,7 @@ def too_few(figures: Mapping[str, Any]) -> Doubt | None:
     if not short:
         return None
     wants = ", ".join(f"{name} wants {needed[name.lower()]}" for name in reversed(short))
-    requests = "1 request was" if n == 1 else f"{n} requests were"
+    requests = "1 request was" if n == 1 else f"{n:,} requests were"
     return Doubt(
         kind="too_few",
         message=f"{requests} answered, too few for a 95 % interval of {', '.join(short)} ({wants})",
@@ -101,8 +110,8 @@ def errors(stage: StageFacts, columns: Columns) -> Doubt | None:
     top = sorted(causes, key=lambda name: -causes[name])[:3]
     return Doubt(
         kind="errors",
-        message=f"{percent(share)} of {len(asked)} requests did not complete: "
-        + ", ".join(f"{causes[name]} {name}" for name in top),
+        message=f"{percent(share)} of {len(asked):,} requests did not complete: "
+        + ", ".join(f"{causes[name]:,} {name}" for name in top),
         value=share,
         limit=ERRORS_RATIO,
         advice=_fewer_errors(stage, top[0]),
@@ -230,7 +239,7 @@ def _never_sent(stage: StageFacts, columns: Columns) -> Doubt | None:
         return None
     return Doubt(
         kind="not_offered",
-        message=f"{missing} of {planned} requests of {stage.label} were due and never sent",
+        message=f"{missing:,} of {planned:,} requests of {stage.label} were due and never sent",
         value=missing / planned,
         limit=0.0,
         advice=_offer_all(stage),
@@ -243,7 +252,7 @@ def _too_slowly(stage: StageFacts, columns: Columns) -> Doubt | None:
     if stage.rate is None or len(sent) < 2:
         return None
     due_s, sent_s = float(np.ptp(sent.due_ns)) / 1e9, float(np.ptp(sent.sent_ns)) / 1e9
-    if due_s >= OFFERED_RATIO * sent_s or sent_s - due_s < STRETCH_S:
+    if not stretched(due_s, sent_s):
         return None
     ratio = due_s / sent_s
     return Doubt(
@@ -254,6 +263,11 @@ def _too_slowly(stage: StageFacts, columns: Columns) -> Doubt | None:
         limit=OFFERED_RATIO,
         advice=_offer_all(stage),
     )
+
+
+def stretched(due_s: float, sent_s: float) -> bool:
+    """Whether sending took too much longer than the schedule does."""
+    return due_s < OFFERED_RATIO * sent_s and sent_s - due_s >= STRETCH_S
 
 
 def _offer_all(stage: StageFacts) -> str:

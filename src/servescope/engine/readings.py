@@ -74,4 +74,6 @@ class Readings:
     def end(self, now_ns: int) -> None:
         """The stage is over: everything is told once more."""
         self._last = (-1.0,) * len(NAMES)
-        self.read(now_ns, sum(one.running for one in self._engines))
+        running = sum(one.running for one in self._engines)
+        # Idle engines were perhaps read later than that, when what came last was refused.
+        self.read(max(now_ns, self.due_ns - self._every_ns), running)

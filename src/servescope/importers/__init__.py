@@ -28,7 +28,8 @@ class ImportedStage(msgspec.Struct, kw_only=True):
     load: str
     """The load in our words where it has some (`users:8`, `poisson:5`), else in the tool's."""
     outcomes: dict[str, int]
-    """`completed`, and `failed` where any did: no other tool tells classes as we do."""
+    """`completed`, `failed` (no other tool tells classes as we do), and `cancelled`: those that the
+    tool itself broke off at its end."""
     figures: dict[str, Figure]
     """By our names, in our units; what the file does not say is not there."""
     values: dict[str, Any]
@@ -64,11 +65,6 @@ class Importer(Protocol):
     def read(self, path: Path) -> Imported:
         """Read it. Raises BadInput naming the file and what is wrong."""
         ...
-
-
-def is_result(path: str | Path) -> bool:
-    """Whether some importer takes this file for its tool's."""
-    return _importer(Path(path)) is not None
 
 
 def read(path: str | Path) -> Imported:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import msgspec
 
@@ -19,9 +19,6 @@ from servescope.importers._reading import (
     users,
     wrong,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
 
 _MS = 1e-3
 _MOST_YAML_MIB, _DEEPEST = 16, 50
@@ -100,8 +97,8 @@ class _Request(msgspec.Struct):
     time_to_first_output_token_ms: float | None = None
     inter_token_latency_ms: float | None = None
     time_per_output_token_ms: float | None = None
-    prompt_tokens: float | None = None
-    output_tokens: float | None = None
+    prompt_token_count: float | None = msgspec.field(name="prompt_tokens", default=None)
+    output_token_count: float | None = msgspec.field(name="output_tokens", default=None)
 
 
 class _Requests(msgspec.Struct):
@@ -133,24 +130,16 @@ class _Report(msgspec.Struct):
     metadata: _Metadata = msgspec.field(default_factory=_Metadata)
 
 
-_EACH: Mapping[str, tuple[str, float, Callable[[_Request], float | None]]] = {
-    "request_latency": ("e2e_s", 1.0, lambda one: one.request_latency),
-    "time_to_first_token_ms": ("ttft_s", _MS, lambda one: one.time_to_first_token_ms),
-    "time_to_first_output_token_ms": (
-        "ttfo_s",
-        _MS,
-        lambda one: one.time_to_first_output_token_ms,
-    ),
-    "inter_token_latency_ms": ("tpot_s", _MS, lambda one: one.inter_token_latency_ms),
-    "time_per_output_token_ms": (
-        "normalized_latency_s_per_token",
-        _MS,
-        lambda one: one.time_per_output_token_ms,
-    ),
-    "prompt_token_count": ("input_tokens", 1.0, lambda one: one.prompt_tokens),
-    "output_token_count": ("output_tokens", 1.0, lambda one: one.output_tokens),
+_EACH = {
+    "request_latency": ("e2e_s", 1.0),
+    "time_to_first_token_ms": ("ttft_s", _MS),
+    "time_to_first_output_token_ms": ("ttfo_s", _MS),
+    "inter_token_latency_ms": ("tpot_s", _MS),
+    "time_per_output_token_ms": ("normalized_latency_s_per_token", _MS),
+    "prompt_token_count": ("input_tokens", 1.0),
+    "output_token_count": ("output_tokens", 1.0),
 }
-"""Its figures: ours, times what, and where a request has its own."""
+"""Its figures, of all requests and of each: ours, and times what."""
 _RATES = {
     "requests_per_second": "requests_per_s",
     "output_tokens_per_second": "output_tokens_per_s",
@@ -196,7 +185,7 @@ _WANTED = ("ttft_s", "tpot_s", "e2e_s", *_RATES.values())
 
 def _stage(path: Path, benchmark: _Benchmark) -> ImportedStage:
     metrics, figures = benchmark.metrics, dict[str, Figure]()
-    for theirs, (ours, scale, _) in _EACH.items():
+    for theirs, (ours, scale) in _EACH.items():
         said: _ByStatus | None = getattr(metrics, theirs)
         if said is not None and said.successful is not None:
             figures[ours] = said.successful.statistics(scale)
@@ -211,8 +200,8 @@ def _stage(path: Path, benchmark: _Benchmark) -> ImportedStage:
     requests = benchmark.requests.successful if benchmark.requests else []
     if requests and len(requests) == metrics.request_totals.successful:  # not only a part of them
         requests.sort(key=lambda one: one.request_start_time or 0.0)
-        for ours, scale, own in _EACH.values():
-            column = floats(own(one) for one in requests) * scale
+        for theirs, (ours, scale) in _EACH.items():
+            column = floats(getattr(one, theirs) for one in requests) * scale
             if summed := spread(column):
                 values[ours], figures[ours] = column, summed
     figures = {name: figure for name, figure in figures.items() if figure != {}}

@@ -45,13 +45,13 @@ _TEXTS = (
     _Column("load", "Load"),
 )
 _NUMBERS = (
+    _Column("failed", "Errors", "count"),
+    _Column("doubts", "Doubts", "count"),
     _Column("requests_per_s", "Requests/s", "number"),
     _Column("output_tokens_per_s", "Output tokens/s", "number"),
     _Column("ttft_p50", "TTFT P50", "seconds"),
     _Column("ttft_p99", "TTFT P99", "seconds"),
     _Column("itl_p50", "ITL P50", "seconds"),
-    _Column("failed", "Errors", "count"),
-    _Column("doubts", "Doubts", "count"),
 )
 _COLUMNS = (*_TEXTS, *_NUMBERS)
 
@@ -126,7 +126,7 @@ def _comparison(runs: list[Listed]) -> str:
     sides = compare.read([str(run.path) for run in runs])
     links = [("All runs", "/")]
     if len(runs) == 2:
-        swapped = urlencode([("run", run.key) for run in reversed(runs)])
+        swapped = _query([("run", run.key) for run in reversed(runs)])
         links.append(("Swap A and B", f"/compare?{swapped}"))
     links += [(f"Report of {run.name}", f"/run/{_quoted(run.key)}") for run in runs]
     return compare_page.page(compare.compare(sides), links)
@@ -137,8 +137,13 @@ def _quoted(key: str) -> str:
     return quote(os.fsencode(key))
 
 
+def _query(asked: Iterable[tuple[str, str]]) -> str:
+    return urlencode(list(asked), errors="surrogateescape")
+
+
 def _said(status: int, title: str, words: str) -> Answer:
-    text = page.render(title, [Section(name="why", title="Why", sentences=[words])])
+    why = Section(name="why", title="Why", sentences=[words])
+    text = page.render(title, [why], links=[("All runs", "/")])
     return Answer(text, status=status)
 
 
@@ -237,7 +242,7 @@ def _heading(column: _Column, by: _Column | None, asked: dict[str, str]) -> dict
     now = ("descending" if asked["down"] else "ascending") if column is by else ""
     order = {"": {"sort": column.name, "down": ""}, "ascending": {"down": "1"}}
     following = asked | order.get(now, {"sort": "", "down": ""})
-    href = "/?" + urlencode({name: value for name, value in following.items() if value})
+    href = "/?" + _query(item for item in following.items() if item[1])
     return {**column._asdict(), "sorted": now, "href": href}
 
 

@@ -15,9 +15,22 @@ from rich.table import Table
 from rich.text import Text
 
 from servescope.analysis.compare import defined
-from servescope.analysis.gate import change
-from servescope.report.labels import quantity
-from servescope.units import format_seconds, printable, three_digits
+from servescope.analysis.comparison import change, interval, letter, tenths
+from servescope.report.changes import (
+    NOTHING_SHARED,
+    OUTCOMES,
+    answer,
+    count,
+    judged,
+    notes,
+    outcomes,
+    resources,
+    smallest,
+    title,
+    value,
+)
+from servescope.report.export import defused
+from servescope.units import printable
 
 if TYPE_CHECKING:
     from servescope.analysis.comparison import Comparison, Pair, Row, Side
@@ -36,128 +49,71 @@ _SHORT = {"no difference shown": "none shown"}
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _CSV = (
     *("load", "side", "figure", "a", "b", "change_ratio", "low", "high", "verdict"),
-    *("smallest_ratio", "note"),
+    *("smallest_ratio", "note", "requests_wanted"),
 )
-
-
-def value(row: Row, x: float | None) -> str:
-    """A figure for people."""
-    if x is None:
-        return "-"
-    if row.form == "resource":
-        return quantity(row.figure, x)[1]
-    if row.form == "percent":
-        return f"{three_digits(x * 100)} %"
-    return format_seconds(x) if row.form == "seconds" else three_digits(x)
-
-
-def name(row: Row) -> str:
-    """What a row is called."""
-    return quantity(row.figure, None)[0] if row.form == "resource" else row.label
-
-
-def interval(row: Row) -> str:
-    """Where the change lies: '-1.2 to +3.4'; open where there is no limit."""
-    if row.low is None and row.high is None:
-        return "-"
-    if row.low is None or row.high is None:
-        end, side = (row.high, "below") if row.low is None else (row.low, "above")
-        return f"{side} {(end or 0) * 100:+.1f}"
-    return f"{row.low * 100:+.1f} to {row.high * 100:+.1f}"
-
-
-def smallest(row: Row) -> str:
-    """The smallest change that would have been seen."""
-    return "-" if row.smallest_ratio is None else f"{row.smallest_ratio * 100:.1f}"
 
 
 def heading(found: Comparison, pair: Pair) -> str:
     """What a pair's table is of."""
-    a, b = found.sides[0], found.sides[pair.side]
-    (n, m), (k, r) = pair.requests, pair.repeats
-    of = [f"{count:,} requests" + (f", {runs} repeats" if runs > 1 else "")
-          for count, runs in ((n, k), (m, r))]  # fmt: skip
-    return f"{pair.load}: A {a.name} ({of[0]}), {_letter(pair.side)} {b.name} ({of[1]})"
-
-
-def notes(pair: Pair) -> list[str]:
-    """What to mind of its rows: each note once, with the rows that have it."""
-    found: dict[str, list[str]] = {}
-    for row in pair.rows:
-        if row.note:
-            found.setdefault(row.note, []).append(name(row))
-    return [f"{', '.join(rows)}: {note}" for note, rows in found.items()]
+    a, b = (
+        f"{letter(k)} {found.sides[k].name} ({count(pair, which)})"
+        for which, k in enumerate((0, pair.side))
+    )
+    return f"{pair.load}: {a}, {b}"
 
 
 def definitions(found: Comparison, pair: Pair) -> list[str]:
     """What other tools mean by the figures that are compared, where the sides' tools differ."""
-    sides = (("A", found.sides[0]), (_letter(pair.side), found.sides[pair.side]))
+    sides = (("A", found.sides[0]), (letter(pair.side), found.sides[pair.side]))
     if sides[0][1].tool == sides[1][1].tool:
         return []
     meant: dict[tuple[str, str], None] = {}
     for row in pair.rows:
-        for letter, side in sides if row.a is not None and row.b is not None else ():
+        for name, side in sides if row.a is not None and row.b is not None else ():
             if said := defined(row, side):
                 metric = row.label.removesuffix(f" {row.figure.rpartition('_')[2]}").rstrip(",")
-                meant[f"{letter}'s {metric}", said] = None
+                meant[f"{name}'s {metric}", said] = None
     return [f"{what}: {said}" for what, said in meant]
-
-
-def outcome(pair: Pair) -> str:
-    """A pair in one sentence."""
-    worse, better = pair.shown("worse"), pair.shown("better")
-    if not worse and not better:
-        seen = [r.smallest_ratio for r in pair.rows if r.verdict and r.smallest_ratio]
-        if not seen:
-            return "no difference shown: there are too few requests to show one"
-        return f"no difference shown; the surest figure would have shown {min(seen):.1%}"
-    said = [
-        f"{len(rows)} {word} ({_largest(rows)})"
-        for word, rows in (("worse", worse), ("better", better))
-        if rows
-    ]
-    judged = sum(row.verdict is not None for row in pair.rows)
-    return f"of {judged} figures {' and '.join(said)}"
-
-
-def _largest(rows: Sequence[Row]) -> str:
-    most = max(rows, key=lambda row: abs(row.change_ratio or 0))
-    return f"{name(most)} {change(most.change_ratio or 0, most.form)} the most"
 
 
 # --- for a terminal -------------------------------------------------------------------------------
 
 
-def print_table(
-    found: Comparison, judged: Sequence[Judgement], out: TextIO, *, colour: bool
-) -> None:
+def print_table(found: Comparison, gate: Sequence[Judgement], out: TextIO, *, colour: bool) -> None:
     """Write a comparison for people: what differs and what is in doubt first."""
     console = Console(
         file=out, width=WIDTH, force_terminal=colour, no_color=not colour,
         highlight=False, markup=False, emoji=False,
+        soft_wrap=not colour,  # what a program reads has each sentence on one line
     )  # fmt: skip
     for number, side in enumerate(found.sides):
-        _print_side(console, _letter(number), side)
+        _print_side(console, letter(number), side)
     for pair in found.pairs:
         console.print()
         console.print(Text(printable(heading(found, pair)), "bold"))
-        console.print(Text(printable(outcome(pair))))
         for note in pair.notes:
             console.print(Text(f"note: {printable(note)}", "yellow"))
-        console.print(_table(pair))
+        console.print(Text(printable(answer(pair))))
+        console.print(_figures(pair))
+        if resources(pair):
+            console.print(_resources(pair))
         for said in notes(pair):
             console.print(Text(printable(said), "dim"))
         for said in definitions(found, pair):
             console.print(Text(printable(said), "dim"))
     console.print()
+    if not found.pairs:
+        console.print(Text(NOTHING_SHARED, "bold"))
     for note in found.notes:
         console.print(Text(printable(note), "dim"))
-    for one in judged:
+    for one in gate:
         said = f"{one.bound} at {one.load}: "
         words = (one.outcome, _COLOURS[one.outcome])
         console.print(
             Text.assemble("gate ", printable(said), words, f": {printable(one.sentence)}")
         )
+    if gate:
+        console.print(f"gate: {outcomes(gate)}")
 
 
 def _print_side(console: Console, letter: str, side: Side) -> None:
@@ -165,8 +121,8 @@ def _print_side(console: Console, letter: str, side: Side) -> None:
     for why in side.incomplete:
         console.print(Text(f"   INCOMPLETE: {printable(why)}", "bold red"))
     for doubt in side.doubts:
-        said = f"   doubt: {doubt.kind} at {printable(doubt.load)}: {printable(doubt.message)}"
-        console.print(Text(said, "yellow"))
+        said = printable(f"{doubt.kind} at {doubt.load}: {doubt.message}")
+        console.print(Text(f"   doubt: {said}", "yellow"))
     for said in _differences(side):
         console.print(Text(f"   {printable(said)}", "yellow"))
     for note in side.notes:
@@ -182,30 +138,41 @@ def _differences(side: Side) -> Iterator[str]:
         yield f"this side alone has {', '.join(side.unmatched)}: not compared"
 
 
-def _letter(number: int) -> str:
-    """A for the baseline, then B, C, ..."""
-    return chr(ord("A") + number) if number < 26 else f"side {number + 1}"
+def _figures(pair: Pair) -> Table:
+    titles = ("A", letter(pair.side), "change, %", "lies in", "difference", "seen from")
+    grid = _grid(titles)
+    for row in judged(pair):
+        said = _SHORT.get(row.verdict or "", row.verdict or "-")
+        seen = "-" if row.smallest_ratio is None else f"{row.smallest_ratio * 100:.1f}"
+        last = (interval(row) or "-", Text(said, _COLOURS.get(said, "")), seen)
+        grid.add_row(*_first(row), *last)
+    return grid
 
 
-def _table(pair: Pair) -> Table:
+def _resources(pair: Pair) -> Table:
+    grid = _grid(("A", letter(pair.side), "change, %", "difference"))
+    for row in resources(pair):
+        said = _SHORT.get(row.verdict or "", row.verdict or "-")
+        grid.add_row(*_first(row), Text(said, _COLOURS.get(said, "")))
+    return grid
+
+
+def _grid(titles: Sequence[str]) -> Table:
     grid = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     grid.add_column("")
-    for title in ("A", "B", "change, %", "lies in", "difference", "seen from"):
-        left = title == "difference"
-        grid.add_column(title, justify="left" if left else "right", no_wrap=True)
-    for row in pair.rows:
-        ratio = "-" if row.change_ratio is None else f"{row.change_ratio * 100:+.1f}"
-        said = _SHORT.get(row.verdict or "", row.verdict or "-")
-        grid.add_row(
-            printable(name(row)),
-            value(row, row.a),
-            value(row, row.b),
-            ratio,
-            interval(row),
-            Text(said, _COLOURS.get(said, "")),
-            smallest(row),
-        )
+    for each in titles:
+        left = each == "difference"
+        grid.add_column(each, justify="left" if left else "right", no_wrap=True)
     return grid
+
+
+def _first(row: Row) -> tuple[str, str, str, str]:
+    changed = "-" if row.change_ratio is None else tenths(row.change_ratio)
+    return printable(title(row)), _value(row, row.a), _value(row, row.b), changed
+
+
+def _value(row: Row, x: float | None) -> str:
+    return "-" if x is None else value(row, x)
 
 
 # --- for a pull request ---------------------------------------------------------------------------
@@ -218,8 +185,7 @@ def markdown(found: Comparison, judged: Sequence[Judgement]) -> str:
 
 def _markdown(found: Comparison, judged: Sequence[Judgement]) -> Iterator[str]:
     if judged:
-        worst = next((w for w in ("broken", "not decided") if _any(judged, w)), "kept")
-        yield f"## servescope compare: gate {worst}"
+        yield f"## servescope compare: gate {outcomes(judged)}"
         yield ""
         yield from _lines(("bound", "load", "outcome", "why"), "---", [
             (one.bound, one.load, one.outcome, one.sentence) for one in judged
@@ -228,37 +194,36 @@ def _markdown(found: Comparison, judged: Sequence[Judgement]) -> Iterator[str]:
         yield "## servescope compare"
         yield ""
     for number, side in enumerate(found.sides):
-        letter = _letter(number)
-        yield f"- **{letter}**: {_safe(side.name)}, {_safe(side.target)}"
+        yield f"- **{letter(number)}**: {_safe(side.name)}, {_safe(side.target)}"
         yield from (f"  - **incomplete**: {_safe(why)}" for why in side.incomplete)
         for doubt in side.doubts:
-            yield f"  - doubt `{doubt.kind}` at {_safe(doubt.load)}: {_safe(doubt.message)}"
+            yield f"  - doubt {_safe(f'{doubt.kind} at {doubt.load}: {doubt.message}')}"
         yield from (f"  - {_safe(said)}" for said in _differences(side))
         yield from (f"  - {_safe(note)}" for note in side.notes)
     for pair in found.pairs:
         yield ""
         yield f"### {_safe(heading(found, pair))}"
         yield ""
-        yield f"{_safe(outcome(pair))}."
-        yield ""
         yield from (f"- {_safe(note)}" for note in pair.notes)
+        if pair.notes:
+            yield ""
+        yield f"{_safe(answer(pair))}."
+        yield ""
         rows = [
             (
-                name(row), value(row, row.a), value(row, row.b),
-                "-" if row.change_ratio is None else change(row.change_ratio, row.form),
-                interval(row), row.verdict or "-", smallest(row),
+                title(row), _value(row, row.a), _value(row, row.b),
+                "-" if row.change_ratio is None else change(row),
+                interval(row) or "-", row.verdict or "-", smallest(row) or "-",
             )
             for row in pair.rows
         ]  # fmt: skip
-        titles = ("figure", "A", "B", "change", "lies in, %", "verdict", "seen from, %")
+        titles = ("figure", "A", "B", "change", "lies in", "verdict", "seen from")
         yield from _lines(titles, "--:", rows)
         yield from (f"- {_safe(said)}" for said in (*notes(pair), *definitions(found, pair)))
+    if not found.pairs:
+        yield f"\n{NOTHING_SHARED}"
     yield ""
     yield from (f"<sub>{_safe(note)}</sub>" for note in found.notes)
-
-
-def _any(judged: Sequence[Judgement], word: str) -> bool:
-    return any(one.outcome == word for one in judged)
 
 
 def _lines(titles: Sequence[str], form: str, rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -286,19 +251,15 @@ def comma_separated(found: Comparison) -> str:
     for pair in found.pairs:
         side = found.sides[pair.side].name
         for row in pair.rows:
-            cells = [getattr(row, column) for column in _CSV[2:]]
-            writer.writerow([_defused(pair.load), _defused(side), *cells])
+            cells = [pair.load, side, *(getattr(row, column) for column in _CSV[2:])]
+            shown = (printable(cell) if isinstance(cell, str) else cell for cell in cells)
+            writer.writerow([defused(cell) for cell in shown])
     return out.getvalue()
-
-
-def _defused(text: str) -> str:
-    """A text that a spreadsheet would take for a formula gets a quote in front."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def junit(judged: Sequence[Judgement], *, undecided_fails: bool) -> bytes:
     """A gate as JUnit XML: a test case a bound, side and load. Not decided is skipped, or fails."""
-    count = {word: sum(one.outcome == word for one in judged) for word in _COLOURS}
+    count = {word: sum(one.outcome == word for one in judged) for word in OUTCOMES}
     failures = count["broken"] + (count["not decided"] if undecided_fails else 0)
     skipped = 0 if undecided_fails else count["not decided"]
     totals = {"tests": len(judged), "failures": failures, "errors": 0, "skipped": skipped}

@@ -4,36 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from typing import TYPE_CHECKING
 
-from servescope.analysis.comparison import Comparison, Pair, Row, Side
+from servescope.analysis.comparison import (
+    Comparison,
+    Pair,
+    Row,
+    Side,
+    change,
+    interval,
+    letter,
+    said,
+    unit,
+)
 from servescope.report import changes
+from servescope.report.changes import outcomes
 from servescope.report.compare_plots import before_after, forest
-from servescope.report.content import Cell, Column, Form, Notice, Section, Table
+from servescope.report.content import Cell, Column, Form, Notice, Said, Section, Table
 from servescope.report.page import render
-from servescope.units import format_seconds, three_digits
 
-MOST_NAMED = 5
-"""Figures that a sentence names before it counts the others."""
+if TYPE_CHECKING:
+    from servescope.analysis.gate import Judgement
 
 
-def page(comparison: Comparison, links: Sequence[tuple[str, str]] = ()) -> str:
-    """The page of a comparison; `links` as `render` has them."""
+def page(
+    comparison: Comparison,
+    links: Sequence[tuple[str, str]] = (),
+    gate: Sequence[Judgement] = (),
+) -> str:
+    """The page of a comparison, with what became of a gate; `links` as `render` has them."""
     sides = comparison.sides
     kinds = [kind for kind in ("simulated", "imported") if any(s.kind == kind for s in sides)]
     return render(
         " against ".join(
             changes.names(comparison)[::-1] if len(sides) == 2 else changes.names(comparison)
         ),
-        sections(comparison),
-        facts=[f"{changes.letter(k)}: {_described(side)}" for k, side in enumerate(sides)],
+        sections(comparison, gate),
+        facts=[f"{letter(k)}: {_described(side)}" for k, side in enumerate(sides)],
         marks=kinds,
         links=links,
     )
 
 
-def sections(comparison: Comparison) -> list[Section]:
+def sections(comparison: Comparison, gate: Sequence[Judgement] = ()) -> list[Section]:
     """What a page that compares sides is made of."""
     found = [
+        _gate(gate),
         _doubts(comparison),
         _answer(comparison),
         before_after(comparison),
@@ -54,33 +70,41 @@ def _pairs(comparison: Comparison) -> Iterator[tuple[str, Pair]]:
     """Each pair with its name: the side only where there are several."""
     several = len(comparison.sides) > 2
     for pair in comparison.pairs:
-        yield (f"{changes.letter(pair.side)}, {pair.load}" if several else pair.load), pair
+        yield (f"{letter(pair.side)}, {pair.load}" if several else pair.load), pair
 
 
 # --- in words -------------------------------------------------------------------------------------
+
+
+def _gate(gate: Sequence[Judgement]) -> Section | None:
+    rows: list[list[Cell]] = [
+        [one.bound, one.side, one.load, one.outcome, one.sentence] for one in gate
+    ]
+    columns = [Column(title=title) for title in ("Bound", "Side", "Load", "Outcome", "Why")]
+    table = Table(title=f"The gate: {outcomes(gate)}", columns=columns, rows=rows)
+    return Section(name="gate", title="Gate", tables=[table]) if rows else None
 
 
 def _doubts(comparison: Comparison) -> Section | None:
     notices = []
     for k, side in enumerate(comparison.sides):
         notices += [
-            Notice(kind=f"{changes.letter(k)} is incomplete", text=text, tone="bad")
+            Notice(kind=f"{letter(k)} is incomplete", text=text, tone="bad")
             for text in side.incomplete
         ]
         notices += [
             Notice(
-                kind=f"{changes.letter(k)}: {kind}",
+                kind=f"{letter(k)}: {kind}",
                 text="\n".join(dict.fromkeys(texts)),
                 tone="warning",
             )
             for kind, texts in _by_kind(side)
         ]
-        for loads, words in ((side.missing, "A alone has"), (side.unmatched, "A has not")):
+        for who, loads in (("A", side.missing), (letter(k), side.unmatched)):
             if loads:
-                text = f"{changes.letter(k)} and A share no load like these, which {words}: "
-                text += ", ".join(loads)
+                text = f"{who} alone has {', '.join(loads)}"
                 notices.append(Notice(kind="not compared", text=text, tone="warning"))
-        notices += [Notice(kind=f"{changes.letter(k)} and A", text=note) for note in side.notes]
+        notices += [Notice(kind=letter(k), text=note) for note in side.notes]
     notices += [
         Notice(kind=name, text=note) for name, pair in _pairs(comparison) for note in pair.notes
     ]
@@ -94,58 +118,13 @@ def _by_kind(side: Side) -> Iterator[tuple[str, list[str]]]:
 
 
 def _answer(comparison: Comparison) -> Section:
-    sentences = [_sentence(name, pair) for name, pair in _pairs(comparison)]
+    sentences = [f"{name}: {changes.answer(pair)}." for name, pair in _pairs(comparison)]
     if not sentences:
-        sentences = ["No load is on both sides: nothing can be compared."]
+        sentences = [f"{changes.NOTHING_SHARED[:1].upper()}{changes.NOTHING_SHARED[1:]}."]
     return Section(name="answer", title="Answer", sentences=sentences, lead=len(sentences) <= 4)
 
 
-def _sentence(name: str, pair: Pair) -> str:
-    letter = changes.letter(pair.side)
-    changed = [
-        f"{letter} is {verdict} than A in {_listed(rows)}"
-        for verdict in ("worse", "better")
-        if (rows := pair.shown(verdict))
-    ]
-    same = pair.shown("no difference shown")
-    if same:
-        seen = [
-            row.smallest_ratio for row in same if row.smallest_ratio and not changes.is_share(row)
-        ]
-        if len(same) == 1:
-            figures = "the other figure" if changed else "the one figure there is"
-        else:
-            figures = f"{'the other' if changed else 'any of'} {len(same)} figures"
-        end = f"no difference is shown in {figures}"
-        if seen:
-            low, high = (f"{three_digits(value * 100)} %" for value in (min(seen), max(seen)))
-            would = low if low == high else f"{low} to {high}, by figure,"
-            end += f", where a change of {would} would have been seen"
-        changed.append(end)
-    elif not changed:
-        changed = ["nothing could be judged: too few requests, or no figure on both sides"]
-    return f"{name}: " + "; ".join(changed) + "."
-
-
-def _listed(rows: Sequence[Row]) -> str:
-    """The largest changes first, and one of the statistics of a metric."""
-    rows = sorted(rows, key=lambda row: -abs(row.change_ratio or 0.0))
-    named = {row.figure.rpartition("_")[0]: row for row in reversed(rows)}
-    chosen = [row for row in rows if row in named.values()][:MOST_NAMED]
-    said = [f"{row.label} ({changes.change(row)})" for row in chosen]
-    more = len(rows) - len(said)
-    return ", ".join(said) + (f" and {more} more" if more else "")
-
-
 # --- in tables ------------------------------------------------------------------------------------
-
-
-def _value(row: Row, value: float | None) -> Cell:
-    if value is None:
-        return None
-    if row.form == "percent":
-        return f"{three_digits(value * 100)} %"
-    return format_seconds(value) if row.form == "seconds" else three_digits(value)
 
 
 def _changes(comparison: Comparison) -> Section | None:
@@ -162,28 +141,24 @@ def _changes(comparison: Comparison) -> Section | None:
 
 
 def _table(name: str, pair: Pair) -> Table:
-    letter = changes.letter(pair.side)
-    counts = " and ".join(
-        f"{requests:,} requests" + (f" in {repeats} runs" if repeats > 1 else "")
-        for requests, repeats in zip(pair.requests, pair.repeats, strict=True)
-    )
+    counts = " and ".join(changes.count(pair, side) for side in (0, 1))
     rows: list[list[Cell]] = [
         [
             row.label,
             _value(row, row.a),
             _value(row, row.b),
-            None if row.change_ratio is None else changes.change(row),
-            changes.interval(row) or None,
+            _said(change(row), row.change_ratio),
+            Said(f"{interval(row)} {unit(row)}", row.low) if interval(row) else None,
             row.verdict,
-            changes.signed(row.smallest_ratio, share=changes.is_share(row)).strip("+?") or None,
-            row.note,
+            _said(changes.smallest(row), row.smallest_ratio),
+            said(row),
         ]
         for row in changes.judged(pair)
     ]
     titles: list[tuple[str, Form]] = [
         ("Figure", "text"),
         ("A", "number"),
-        (letter, "number"),
+        (letter(pair.side), "number"),
         ("Change", "number"),
         ("95 % interval", "number"),
         ("Verdict", "text"),
@@ -196,19 +171,32 @@ def _table(name: str, pair: Pair) -> Table:
     return Table(title=f"{name}: {counts}", columns=columns, rows=rows)
 
 
+def _value(row: Row, x: float | None) -> Cell:
+    return None if x is None else Said(changes.value(row, x), x)
+
+
+def _said(words: str | None, value: float | None) -> Cell:
+    return None if words is None or value is None else Said(words, value)
+
+
 def _resources(comparison: Comparison) -> Section | None:
     tables = []
     for name, pair in _pairs(comparison):
         rows: list[list[Cell]] = [
-            [row.label, row.a, row.b, row.change_ratio, row.verdict]
-            for row in pair.rows
-            if row.form == "resource"
+            [
+                changes.title(row),
+                _value(row, row.a),
+                _value(row, row.b),
+                row.change_ratio,
+                row.verdict,
+            ]
+            for row in changes.resources(pair)
         ]
         titles: list[tuple[str, Form]] = [
             ("Figure", "text"),
             ("A", "number"),
-            (changes.letter(pair.side), "number"),
-            ("Change", "percent"),
+            (letter(pair.side), "number"),
+            ("Change", "change"),
             ("Verdict", "text"),
         ]
         columns = [Column(title=title, form=form) for title, form in titles]
@@ -223,21 +211,19 @@ def _differences(comparison: Comparison) -> Section | None:
     for k, side in enumerate(comparison.sides):
         if side.differs:
             rows: list[list[Cell]] = [[each.what, each.a, each.b] for each in side.differs]
-            columns = [Column(title=title) for title in ("What", "A", changes.letter(k))]
-            tables.append(
-                Table(title=f"{changes.letter(k)} and A differ in", columns=columns, rows=rows)
-            )
+            columns = [Column(title=title) for title in ("What", "A", letter(k))]
+            tables.append(Table(title=f"{letter(k)} and A differ in", columns=columns, rows=rows))
         if side.definitions:
             meant: list[list[Cell]] = [list(each) for each in side.definitions.items()]
             columns = [Column(title="Figure"), Column(title=f"As {side.tool} defines it")]
-            title = f"{changes.letter(k)}: whose definitions its figures follow"
+            title = f"{letter(k)}: whose definitions its figures follow"
             tables.append(Table(title=title, columns=columns, rows=meant))
     return Section(name="sides", title="What else differs", tables=tables) if tables else None
 
 
 def _method(comparison: Comparison) -> Section:
     rows: list[list[Cell]] = [
-        [changes.letter(k), name, side.kind, side.target, "\n".join(side.paths)]
+        [letter(k), name, side.kind, side.target, "\n".join(side.paths)]
         for k, (name, side) in enumerate(
             zip(changes.names(comparison), comparison.sides, strict=True)
         )

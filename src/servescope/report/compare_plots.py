@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from servescope.analysis.comparison import Comparison, Pair, Row
+from servescope.analysis.comparison import (
+    SHARES,
+    Comparison,
+    Pair,
+    Row,
+    change,
+    interval,
+    letter,
+)
 from servescope.report import changes
 from servescope.report.content import Plot, Section
 
-_TONES = {"better": "good", "worse": "bad", "no difference shown": "muted", None: "waiting"}
+_TONES = {"better": "good", "worse": "bad", "no difference shown": "muted"}
 _SYMBOLS = {"better": "circle", "worse": "diamond", "no difference shown": "line-ns-open"}
 _BEFORE_AFTER = (
     ("ttft_p50", "TTFT P50"),
@@ -26,10 +34,12 @@ def forest(k: int, name: str, pair: Pair, *, several: bool) -> Plot | None:
     rows = [
         r
         for r in changes.judged(pair)
-        if r.change_ratio is not None and not changes.is_share(r) and r.verdict
+        if r.change_ratio is not None and r.figure not in SHARES and r.verdict
     ]
     if not rows:
         return None
+    frame = _frame(rows)
+    beyond = frame[1] - frame[0]
     traces = []
     for verdict, tone in _TONES.items():
         chosen = [row for row in rows if row.verdict == verdict]
@@ -38,41 +48,38 @@ def forest(k: int, name: str, pair: Pair, *, several: bool) -> Plot | None:
                 {
                     "type": "scatter",
                     "mode": "markers",
-                    "name": verdict or "not judged",
-                    "x": [_percent(row.change_ratio) for row in chosen],
+                    "name": verdict,
+                    "x": [100 * (row.change_ratio or 0.0) for row in chosen],
                     "y": [row.label for row in chosen],
                     "error_x": {
                         "type": "data",
                         "symmetric": False,
-                        "array": [_arm(row.change_ratio, row.high) for row in chosen],
-                        "arrayminus": [_arm(row.low, row.change_ratio) for row in chosen],
+                        "array": [_arm(row.change_ratio, row.high, beyond) for row in chosen],
+                        "arrayminus": [_arm(row.low, row.change_ratio, beyond) for row in chosen],
                         "thickness": 2,
                         "width": 5,
                         "colour": tone,
                     },
-                    "marker": {"colour": tone, "size": 9, "symbol": _SYMBOLS.get(str(verdict))},
-                    "text": [
-                        f"{changes.change(row)} ({changes.interval(row) or 'no limit'})"
-                        for row in chosen
-                    ],
+                    "marker": {"colour": tone, "size": 9, "symbol": _SYMBOLS[verdict]},
+                    "text": [f"{change(row)} ({interval(row) or 'no limit'})" for row in chosen],
                     "hovertemplate": "%{y}: %{text}<extra></extra>",
                 }
             )
-    letter = changes.letter(pair.side)
+    traces += _arrows(rows, frame)
     return Plot(
         name=f"changes-{k + 1}",
-        title=f"Change from A to {letter} at {name}",
+        title=f"Change from A to {letter(pair.side)} at {name}",
         caption="A row a figure: the change, and the interval that it lies in with 95 % confidence "
-        "for all figures at once. Where the interval holds 0, no difference is shown; one that "
-        "leaves the frame is that wide.",
+        "for all figures at once. Where the interval holds 0, no difference is shown. One that "
+        "leaves the frame is that wide; with an arrow there it has no limit on that side.",
         choice=name if several else "",
         traces=traces,
         layout={
             "height": 110 + _ROW_PX * len(rows),
             "xaxis": {
-                "title": {"text": f"change from A to {letter}"},
+                "title": {"text": f"change from A to {letter(pair.side)}"},
                 "ticksuffix": " %",
-                "range": _frame(rows),
+                "range": frame,
             },
             "yaxis": {
                 "autorange": "reversed",
@@ -100,6 +107,33 @@ def forest(k: int, name: str, pair: Pair, *, several: bool) -> Plot | None:
     )
 
 
+def _arrows(rows: Sequence[Row], frame: list[float]) -> list[dict[str, Any]]:
+    """At the edge of the frame, where an interval has no limit."""
+    left, right = frame
+    traces = []
+    for side, x, symbol in (("lower", left, "triangle-left"), ("upper", right, "triangle-right")):
+        open_ = [row for row in rows if (row.low if side == "lower" else row.high) is None]
+        if open_:
+            traces.append(
+                {
+                    "type": "scatter",
+                    "mode": "markers",
+                    "name": f"no {side} limit",
+                    "showlegend": False,
+                    "cliponaxis": False,
+                    "x": [x for _ in open_],
+                    "y": [row.label for row in open_],
+                    "marker": {
+                        "colour": [_TONES[row.verdict or ""] for row in open_],
+                        "size": 11,
+                        "symbol": symbol,
+                    },
+                    "hovertemplate": f"%{{y}}: no {side} limit<extra></extra>",
+                }
+            )
+    return traces
+
+
 def _frame(rows: Sequence[Row]) -> list[float]:
     """The axis's range: all changes, and of the intervals what leaves them to be told apart."""
     changes = [row.change_ratio or 0.0 for row in rows]
@@ -111,12 +145,9 @@ def _frame(rows: Sequence[Row]) -> list[float]:
     return [100 * (low - margin), 100 * (high + margin)]
 
 
-def _percent(ratio: float | None) -> float | None:
-    return None if ratio is None else 100 * ratio
-
-
-def _arm(low: float | None, high: float | None) -> float:
-    return 0.0 if low is None or high is None else 100 * (high - low)
+def _arm(low: float | None, high: float | None, beyond: float) -> float:
+    """Its length; where there is no limit it leaves the frame."""
+    return beyond if low is None or high is None else 100 * (high - low)
 
 
 def before_after(comparison: Comparison) -> Section | None:
@@ -143,7 +174,7 @@ def _over_loads(comparison: Comparison, figure: str, label: str) -> Plot | None:
         {
             "type": "scatter",
             "mode": "lines+markers",
-            "name": f"{changes.letter(k)}: {name}",
+            "name": f"{letter(k)}: {name}",
             "x": [load for load in loads if load in values[k]],
             "y": [values[k][load] for load in loads if load in values[k]],
             "line": {"colour": str(k), "width": 2, "dash": "dot" if k == 0 else "solid"},
@@ -162,6 +193,6 @@ def _over_loads(comparison: Comparison, figure: str, label: str) -> Plot | None:
             "xaxis": {"type": "category", "title": {"text": "load"}},
             "yaxis": {"title": {"text": label}, "rangemode": "tozero", **times},
         },
-        csv_header=["load", *(changes.letter(k) for k in range(len(values)))],
+        csv_header=["load", *(letter(k) for k in range(len(values)))],
         csv_rows=[[load, *(each.get(load) for each in values)] for load in loads],
     )

@@ -6,7 +6,8 @@ taken for markup.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
 from typing import Any, TextIO
 
@@ -16,7 +17,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from servescope.doubts import Doubt
+from servescope.doubts import KINDS, Doubt
+from servescope.doubts.facts import percent
+from servescope.findings import Finding
 from servescope.metrics import from_due_differs
 from servescope.report.labels import (
     COUNTS,
@@ -44,6 +47,7 @@ RESOURCES = {
         ("running requests", "running_requests_mean", "running_requests_max"),
         ("waiting requests", "waiting_requests_mean", "waiting_requests_max"),
         ("KV cache in use", "kv_use_ratio_mean", "kv_use_ratio_max"),
+        ("readings of these", "readings"),
         ("prefix-cache hits", "prefix_hit_ratio"),
         ("preemptions", "preemptions"),
         ("tokens a step", "step_tokens_mean"),
@@ -98,8 +102,10 @@ def print_table(summary: Summary, out: TextIO, *, colour: bool, width: int = WID
         emoji=False,
     )
     if summary.target:
-        when = summary.started_utc[:16].replace("T", " ")
-        console.print(Text(printable(f"{summary.target}, {when} UTC"), "dim"))
+        when = f"{summary.started_utc[:16].replace('T', ' ')} UTC"
+        title = Text(printable(summary.target), "dim")
+        fits = title.cell_len + len(f", {when}") <= console.width  # else a line of its own
+        console.print(title.append(f"{', ' if fits else chr(10)}{when}"))
     if not summary.complete:
         why = printable(summary.ended_by or "")
         console.print(Text(f"INCOMPLETE: ended before its plan was done ({why})", "bold red"))
@@ -107,20 +113,24 @@ def print_table(summary: Summary, out: TextIO, *, colour: bool, width: int = WID
         console.print(Text(f"note: {printable(note)}", "yellow"))
     if summary.collected:
         console.print(Text(_collected(summary.collected), "dim"))
-    if len(summary.stages) > 1:
-        console.print(_overview([(stage.load, stage) for stage in summary.stages], "load"))
-    _print_findings(console, summary, None)
     for stage in summary.stages:
         _print_stage(console, summary, stage)
+    if len(summary.stages) > 1:  # in the end, where the eye is
+        console.print()
+        console.print(_overview([(stage.load, stage) for stage in summary.stages], "load"))
+        if summary.doubts:
+            console.print(Text(_where_doubted(summary.stages), "yellow"))
+        _print_findings(console, summary.findings, {s.number: s.load for s in summary.stages})
 
 
 def _print_stage(console: Console, summary: Summary, stage: StageSummary) -> None:
     kind = "" if summary.kind == "measured" else f"{summary.kind} "
     console.print()
-    console.print(Text(f"{kind}{stage.load}", "bold"), Text(_window(stage)))
+    console.print(Text(printable(f"{kind}{stage.load}"), "bold"), Text(_window(stage)))
     if stage.doubts:
         console.print(_doubts(stage.doubts))
-    _print_findings(console, summary, stage.number)
+    if len(summary.stages) == 1:
+        _print_findings(console, summary.findings)
     console.print(_outcomes(stage))
     for line in _reasons(stage):
         console.print(line)
@@ -153,14 +163,23 @@ def _doubts(doubts: list[Doubt]) -> Table:
     return grid
 
 
-def _print_findings(console: Console, summary: Summary, stage: int | None) -> None:
-    """Those of one stage, or with None of the run as a whole."""
+def _where_doubted(stages: Sequence[StageSummary]) -> str:
+    """How many stages each kind of doubt is about, by weight: what they say stands with each."""
+    counts = Counter(kind for stage in stages for kind in {doubt.kind for doubt in stage.doubts})
+    told = [f"{kind} in {counts[kind]} of {len(stages)} stages" for kind in KINDS if counts[kind]]
+    return f"doubts, told above: {', '.join(told)}"
+
+
+def _print_findings(
+    console: Console, findings: Sequence[Finding], loads: Mapping[int, str] | None = None
+) -> None:
+    """All of a run; `loads` name the stages where there are several."""
     grid = Table.grid(padding=(0, 1))
     grid.add_column(no_wrap=True, style="bold cyan")
-    for finding in summary.findings:
-        if finding.stage == stage:
-            sure = "" if finding.strength == "shown" else f" ({finding.strength})"
-            grid.add_row(f"found: {finding.kind}", Text(printable(finding.sentence) + sure))
+    for finding in findings:
+        sure = "" if finding.strength == "shown" else f" ({finding.strength})"
+        about = f"{loads[finding.stage]}: " if loads and finding.stage is not None else ""
+        grid.add_row(f"found: {finding.kind}", Text(printable(about + finding.sentence) + sure))
     if grid.row_count:
         console.print(grid)
 
@@ -201,7 +220,7 @@ def _rates(stage: StageSummary) -> Table:
     concurrency = figures.get("concurrency") or {}
     goodput = figures.get("goodput_requests_per_s")
     cells = [
-        ("requests/s", _number(figures.get("requests_per_s"))),
+        ("requests/s", _number(figures.get("requests_per_s")) + _asked(stage, " of {} asked")),
         ("output tokens/s", _number(figures.get("output_tokens_per_s"))),
         ("input + output tokens/s", _number(figures.get("total_tokens_per_s"))),
         ("peak output tokens/s", _number(figures.get("peak_output_tokens_per_s"))),
@@ -211,7 +230,7 @@ def _rates(stage: StageSummary) -> Table:
     if "goodput_ratio" in figures:
         ratio = figures["goodput_ratio"]
         cells.append(("goodput, requests/s", _number(goodput)))
-        cells.append(("goodput", "-" if ratio is None else f"{ratio:.1%} of all due"))
+        cells.append(("goodput", "-" if ratio is None else f"{percent(ratio)} of all due"))
     for left, right in zip(cells[::2], cells[1::2], strict=True):
         grid.add_row(left[0], Text(left[1], "bold"), right[0], Text(right[1], "bold"))
     return grid
@@ -226,6 +245,8 @@ def _latencies(figures: dict[str, Any]) -> Table:
     for key, label in LATENCIES:
         if key == "ttfo_s" and figures.get("reasoning_tokens") is None:
             continue  # the first token is the first of the output
+        if key == "connect_s" and not getattr(figures.get(key), "max", 1):
+            continue  # all connections were kept alive
         if differs or key not in SHOWN_IF_DIFFERENT:
             grid.add_row(*_row(label, figures.get(key), format_seconds))
     for key, label in COUNTS:
@@ -259,7 +280,7 @@ def _measured_how(stage: StageSummary) -> Iterable[str]:
         )
     if ours.cpu_ratio:
         many = "process" if len(ours.cpu_ratio) == 1 else "processes"
-        used = ", ".join(f"{ratio:.0%}" for ratio in ours.cpu_ratio[:MOST_REASONS])
+        used = ", ".join(f"{ratio * 100:.0f} %" for ratio in ours.cpu_ratio[:MOST_REASONS])
         yield (
             f"load generator: {len(ours.cpu_ratio)} {many}, {used} of a core, loop lag P99 "
             f"{format_seconds(ours.lag_p99_s or 0.0)}{CLOCKS[ours.clock]}"
@@ -297,15 +318,15 @@ def _resources(part: Resources) -> Table:
 def _overview(rows: Sequence[tuple[str, StageSummary | TargetSummary]], what: str) -> Table:
     grid = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     grid.add_column(what, overflow="fold")
-    for name in ("req/s", "out tok/s", "in flight", "TTFT p50", "TTFT p99", "ITL p50"):
-        grid.add_column(name, justify="right")
-    for name in ("e2e p50", "failed"):
+    asked = any(isinstance(part, StageSummary) and part.asked_per_s for _, part in rows)
+    grid.add_column("req/s\nof asked" if asked else "req/s", justify="right")
+    for name in ("tok/s", "in flight", "TTFT p50", "TTFT p99", "ITL p50", "e2e p50", "failed"):
         grid.add_column(name, justify="right")
     for label, part in rows:
         figures = msgspec.to_builtins(part.figures)
         grid.add_row(
             printable(label),
-            _number(figures.get("requests_per_s")),
+            _number(figures.get("requests_per_s")) + _asked(part, "/{}"),
             _number(figures.get("output_tokens_per_s")),
             _number((figures.get("concurrency") or {}).get("mean")),
             _time(figures, "ttft_s", "p50"),
@@ -315,6 +336,12 @@ def _overview(rows: Sequence[tuple[str, StageSummary | TargetSummary]], what: st
             f"{sum(n for name, n in part.outcomes.items() if name.startswith('failed')):,}",
         )
     return grid
+
+
+def _asked(part: StageSummary | TargetSummary, how: str) -> str:
+    """What an open load asked meanwhile, beside what was reached."""
+    asked = part.asked_per_s if isinstance(part, StageSummary) else None
+    return how.format(three_digits(asked)) if asked else ""
 
 
 def _time(figures: dict[str, Any], key: str, statistic: str) -> str:

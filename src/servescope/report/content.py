@@ -21,7 +21,15 @@ class Estimate(msgspec.Struct, frozen=True):
     high: float | None = None
 
 
-Cell = str | float | int | Estimate | None
+class Said(msgspec.Struct, frozen=True):
+    """A number that has its own words in a column where others have another unit."""
+
+    words: str
+    value: float | None
+    """By which its row is sorted."""
+
+
+Cell = str | float | int | Estimate | Said | None
 """Text is shown as it is, whoever wrote it; numbers as their column says; None as a dash."""
 
 

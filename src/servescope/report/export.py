@@ -108,7 +108,7 @@ def _parquet() -> Any:  # noqa: ANN401 (a function of an optional package)
         import pyarrow as pa  # noqa: PLC0415
         from pyarrow import parquet  # noqa: PLC0415
     except ImportError:
-        want = "needs `pip install servescope[parquet]`"
+        want = "needs pyarrow: pip install pyarrow"
         raise BadInput("--format", "parquet", want) from None
 
     def write(path: Path, table: Table) -> None:

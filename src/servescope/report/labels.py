@@ -64,7 +64,8 @@ def quantity(name: str, value: float | str | None) -> tuple[str, str]:
     ending, show = next(((end, show) for end, show in _UNITS if base.endswith(end)), ("", _plain))
     if ending not in _KEPT:
         base = base.removesuffix(ending)
-    label = _worded(base) + (f", {_worded(statistic[0])}" if statistic else "")
+    label = _worded(base) + ("/s" if ending == "_per_s" else "")
+    label += f", {_worded(statistic[0])}" if statistic else ""
     if value is None or isinstance(value, str):
         return label, value or "-"
     return label, show(float(value))

@@ -11,7 +11,7 @@ import stat
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias, TypeVar
+from typing import Annotated, Literal, TypeAlias, TypeVar
 
 import msgspec
 
@@ -20,7 +20,7 @@ from servescope.store import going_on
 
 MOST_BYTES = 64 << 20
 """Of a summary or a manifest; more is none that we have written."""
-_READ = ("manifest.json", "requests.jsonl", "samples.jsonl", "summary.json")
+_READ = ("manifest.json", "requests.jsonl", "samples.jsonl", "summary.json", "columns.npz")
 
 State: TypeAlias = Literal["complete", "incomplete", "running", "unreadable"]
 Range: TypeAlias = tuple[float, float]
@@ -79,10 +79,6 @@ class Listing:
         runs = [run for _, run in found.values()]
         return sorted(runs, key=lambda run: (run.started_utc, run.key), reverse=True)
 
-    def run(self, key: str) -> Listed | None:
-        """The run of that key, as it is now."""
-        return next((run for run in self.runs() if run.key == key), None)
-
     def _look(self) -> Iterator[tuple[object, Listed]]:
         waiting = [str(self.root)]
         while waiting:
@@ -111,7 +107,7 @@ class Listing:
             if known is not None and known[0] == (mark, going):
                 return known
             return (mark, going), _read(key, path, going=going, summed=not unfinished)
-        except (OSError, msgspec.DecodeError, ValueError) as error:
+        except (OSError, ValueError, msgspec.DecodeError, RecursionError) as error:
             why = error.strerror if isinstance(error, OSError) else None
             broken = Listed(
                 key=key,
@@ -131,7 +127,7 @@ class Listing:
             raise ValueError(f"{entry.name} is no file")
         if entry.name.endswith(".json") and found.st_size > MOST_BYTES:
             raise ValueError(f"{entry.name} is too large")
-        if entry.name.endswith(".jsonl"):
+        if not entry.name.endswith(".json"):
             return entry.name, 0, 0  # what it holds is not in the list
         return entry.name, found.st_mtime_ns, found.st_size
 
@@ -177,7 +173,7 @@ class _Figures(msgspec.Struct):
 
 
 class _Summed(msgspec.Struct):
-    outcomes: dict[str, int]
+    outcomes: dict[str, Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]]
     figures: _Figures
 
 

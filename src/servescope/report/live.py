@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from rich import box
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
     from servescope.tally import Buckets, Tally
 
 WIDEST = 100
-NARROWEST, LOWEST = 40, 6
+NARROWEST, LOWEST = 32, 5
 """Columns and lines below which a panel shows less than a line does."""
-LINE = 120
-"""Columns of a line where no terminal says how many there are."""
+LABEL = len("requests")
+LINE, LEAST = 132, 40
+"""Columns of a line where no terminal says how many there are; the least of a stage's last one."""
 BAR, NARROW = 20, 70
 """Columns of the bar, and of a panel in which it has half of them."""
 SECONDS_S, MINUTES_S = 9.95, 119.5
@@ -51,8 +53,6 @@ class Standing(NamedTuple):
     """Requests per second that the load asks for."""
     recent: float | None
     """Requests answered per second of late."""
-    tokens: float | None
-    """Output tokens per second of late, of answers that have ended."""
     left_s: float | None
     run_left_s: float | None
     """At most, until the last stage is over."""
@@ -71,10 +71,10 @@ def line(now: Standing, columns: int = LINE) -> str:
         f"{tally.failed:,} failed" if tally.failed else "",
         f"{now.in_flight:,} in flight" if now.in_flight else "",
         f"{_number(tally.requests_per_s)}/s" + (f" of {_number(now.asked)}" if now.asked else ""),
-        _times("TTFT", tally.ttft, "/"),
-        _times("ITL", tally.itl, "/"),
-        f"{_number(now.tokens)} tokens/s" if now.tokens else "",
+        f"{_number(tally.output_tokens_per_s)} tokens/s" if tally.output_tokens else "",
+        _pair("TTFT P50/P99", tally.ttft),
         _left(now.left_s) if now.left_s else "",
+        _pair("ITL", tally.itl),
         now.server,
         now.gpu,
     ]
@@ -85,17 +85,22 @@ def line(now: Standing, columns: int = LINE) -> str:
     return text if cell_len(text) <= columns else text[:columns]
 
 
-def over(now: Standing) -> str:
-    """The line that stays of a stage after it."""
+def over(now: Standing, columns: int | None = None) -> str:
+    """The line that stays of a stage after it, in so many columns if that is enough for the most.
+
+    Where no terminal says how many there are, nothing is left out for the stage's name.
+    """
+    name = f"{now.stage}, {printable(now.load)}: "
     whole = now._replace(
         elapsed_s=max(now.elapsed_s, now.tally.span_s),
-        tokens=now.tally.output_tokens_per_s,
+        asked=None,
         in_flight=0,
         left_s=None,
         server="",
         gpu="",
     )
-    return f"{now.stage}, {printable(now.load)}: {line(whole).strip()}"
+    room = LINE if columns is None else max(LEAST, columns - cell_len(name) + 1)
+    return name + line(whole, room).strip()
 
 
 def news(now: Standing) -> Iterator[tuple[str, str]]:
@@ -108,8 +113,8 @@ def news(now: Standing) -> Iterator[tuple[str, str]]:
 
 def _rows(now: Standing, *, bar: int, marks: str) -> list[tuple[int, str, Text]]:
     """How much each matters (0 the most), a label, and what there is to say."""
-    tally = now.tally
-    rate = Text()
+    tally, tokens = now.tally, now.tally.output_tokens_per_s
+    rate = Text(no_wrap=False)
     if now.asked:
         rate.append(f"{_number(now.asked)}/s asked, ")
     rate.append(f"{_number(tally.requests_per_s)}/s answered", "bold")
@@ -119,25 +124,27 @@ def _rows(now: Standing, *, bar: int, marks: str) -> list[tuple[int, str, Text]]
     rows = [
         (0, "done", _progress(now, bar, marks)),
         (1, "requests", rate),
-        (2, "TTFT", Text(_times("", tally.ttft, ", P99 ") or "-")),
-        (4, "ITL", Text(_times("", tally.itl, ", P99 ") or "-")),
-        (5, "tokens", Text(f"{_number(now.tokens)}/s out" if now.tokens is not None else "-")),
+        (2, "TTFT", Text(_times(tally.ttft))),
+        (4, "ITL", Text(_times(tally.itl))),
+        (5, "tokens", Text(f"{_number(tokens)}/s out" if tokens else "-")),
     ]
     if now.server:
-        rows.append((6, "server", Text(now.server)))
+        rows.append((6, "server", Text(now.server, no_wrap=False)))
     if now.gpu:
-        rows.append((7, "GPU", Text(now.gpu)))
+        rows.append((7, "GPU", Text(now.gpu, no_wrap=False)))
     if tally.failures:
         counts = ", ".join(f"{count:,} {name}" for name, count in tally.failures.most_common())
-        rows.append((3, "errors", Text(counts, "bold red")))
+        rows.append((3, "errors", Text(counts, "bold red", no_wrap=False)))
         newest = printable(next(reversed(tally.words.values()), ""))
         rows.append((8, "", Text(newest, "red")))
-    rows += [(3, "doubt", Text(f"{doubt.kind}: {doubt.message}", "yellow")) for doubt in now.doubts]
+    for doubt in now.doubts:
+        told = Text(f"{doubt.kind}: {doubt.message}", "yellow", no_wrap=False)
+        rows.append((3, "doubt", told))
     return rows
 
 
 def _progress(now: Standing, bar: int, marks: str) -> Text:
-    text = Text()
+    text = Text(no_wrap=False)
     if now.progress is not None:
         full = round(bar * now.progress)
         text.append(marks[0] * full, "green")
@@ -163,12 +170,22 @@ def _clock(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < SECONDS_S else f"{seconds:.0f} s"
 
 
-def _times(label: str, buckets: Buckets, between: str) -> str:
-    """Median and P99 so far; empty where there are none."""
+def _times(buckets: Buckets) -> str:
+    """Median and P99 so far."""
+    p50, p99 = buckets.quantile_s(0.5), buckets.quantile_s(0.99)
+    if p50 is None or p99 is None:
+        return "-"
+    return f"P50 {format_seconds(p50)}, P99 {format_seconds(p99)}"
+
+
+def _pair(label: str, buckets: Buckets) -> str:
+    """The same in short: 'TTFT P50/P99 95.9/130 ms'; empty where there are none."""
     p50, p99 = buckets.quantile_s(0.5), buckets.quantile_s(0.99)
     if p50 is None or p99 is None:
         return ""
-    return f"{label or 'P50'} {format_seconds(p50)}{between}{format_seconds(p99)}"
+    low, high = format_seconds(p50), format_seconds(p99)
+    number, _, unit = low.partition(" ")
+    return f"{label} {number if high.partition(' ')[2] == unit else low}/{high}"
 
 
 def _number(value: float | None) -> str:
@@ -194,6 +211,11 @@ class Screen:
         self._write(self._back(columns) + text + "\x1b[J")
         self._drawn = [cell_len(Text.from_ansi(one).plain) for one in lines]
 
+    @property
+    def columns(self) -> int:
+        """How wide the terminal is now."""
+        return self._size()[0]
+
     def clear(self) -> None:
         """Take it away."""
         if self._drawn:
@@ -209,11 +231,18 @@ class Screen:
         if columns < NARROWEST or height < LOWEST:
             return [line(now, max(columns, 1))] if height > 0 else []
         rows = _rows(now, bar=BAR if columns > NARROW else BAR // 2, marks=self._marks)
-        kept = sorted(rank for rank, _, _ in rows)[: height - 2]
+        lines = self._framed(now, rows, columns)
+        while len(lines) > height and len(rows) > 1:
+            rows.remove(max(rows, key=itemgetter(0)))
+            lines = self._framed(now, rows, columns)
+        return lines[:height]
+
+    def _framed(self, now: Standing, rows: list[tuple[int, str, Text]], columns: int) -> list[str]:
+        width = min(columns, WIDEST)
         grid = Table.grid(padding=(0, 1))
-        grid.add_column(no_wrap=True, style="bright_black", width=len("requests"))
-        grid.add_column(no_wrap=True, overflow="ellipsis")
-        for _, label, text in [row for row in rows if row[0] <= kept[-1]][: height - 2]:
+        grid.add_column(no_wrap=True, style="bright_black", width=LABEL)
+        grid.add_column(no_wrap=True, overflow="ellipsis", width=width - LABEL - len("│  │ "))
+        for _, label, text in rows:
             grid.add_row(label, text)
         panel = Panel(
             Group(grid),
@@ -224,8 +253,9 @@ class Screen:
             subtitle_align="left",
             border_style="bright_black",
         )
+        self._console.width = width  # not what the environment says
         with self._console.capture() as captured:
-            self._console.print(panel, width=min(columns, WIDEST), height=None)
+            self._console.print(panel)
         return captured.get().rstrip("\n").split("\n")
 
     def _size(self) -> tuple[int, int]:

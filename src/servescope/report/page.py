@@ -22,7 +22,7 @@ import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from servescope.report.content import Cell, Estimate, Plot, Section
+from servescope.report.content import Cell, Estimate, Plot, Said, Section
 from servescope.report.export import defused
 from servescope.units import format_seconds, printable, three_digits
 
@@ -36,7 +36,7 @@ _TEXT = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 _FORMS: dict[str, Callable[[float], str]] = {
     "seconds": format_seconds,
     "percent": lambda ratio: f"{three_digits(ratio * 100)} %",
-    "change": lambda ratio: f"{ratio:+.1%}".replace("%", " %"),
+    "change": lambda ratio: f"{ratio:+z.1%}".replace("%", " %"),
     "count": lambda count: f"{count:,.0f}",
 }
 
@@ -168,6 +168,8 @@ def _shown(text: str) -> str:
 
 def _cell(cell: Cell, form: str) -> str:
     """A cell as people read it."""
+    if isinstance(cell, Said):
+        return cell.words
     value = cell.value if isinstance(cell, Estimate) else cell
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "–"  # noqa: RUF001 (a dash is what it is)
@@ -188,5 +190,5 @@ def _interval(cell: Cell, form: str) -> str:
 
 def _key(cell: Cell) -> str:
     """What a row is sorted by: a number, or text; nothing where there is none."""
-    value = cell.value if isinstance(cell, Estimate) else cell
-    return "" if value is None else str(value)
+    value = cell.value if isinstance(cell, Estimate | Said) else cell
+    return "" if value is None else printable(str(value))

@@ -50,7 +50,7 @@ class Progress:
         """Say what will be measured, and how much."""
         self.clear()
         self._name = f"{printable(plan.trial.name or '')}: " if self._named else ""
-        self._run, self._sources = _Run(endpoint, plan), Newest()
+        self._run, self._sources = _Run(endpoint, plan, self._name), Newest()
         engine = " ".join(filter(None, (endpoint.engine, endpoint.engine_version)))
         about = f" ({printable(engine)})" if engine else ""
         loads = ", ".join(str(load) for load in plan.loads)
@@ -105,7 +105,13 @@ class Progress:
 
     def draining(self, why: str) -> None:
         """The run was interrupted."""
+        if self._stage is not None:
+            self._stage.draining = True
         self._line(f"{why}: nothing more is sent; again to end at once")
+
+    def told(self, text: str) -> None:
+        """Something happened that is of no one run."""
+        self._line(printable(text))
 
     def clear(self) -> None:
         """The run is over, or something else is to be written: leave lines, no panel."""
@@ -119,7 +125,8 @@ class Progress:
             standing = ended.standing(self._sources)
             if self._screen is None:
                 self._tell_news(ended, standing)
-            self._line(over(standing))
+            columns = self._screen.columns - len(self._name) if self._screen is not None else None
+            self._line(over(standing, columns))
 
     def _tell_news(self, stage: _Stage, standing: Standing) -> None:
         """What has not been said of a stage yet; a panel shows it as long as it holds."""
@@ -143,8 +150,8 @@ def draws(out: TextIO) -> bool:
 class _Run:
     """What is known of all stages."""
 
-    def __init__(self, endpoint: Endpoint, plan: Plan) -> None:
-        self.title = f"{endpoint.model} at {endpoint.url}"
+    def __init__(self, endpoint: Endpoint, plan: Plan, name: str) -> None:
+        self.title = f"{name}{endpoint.model} at {endpoint.url}"
         self._plan, self._begun = plan, 0
         self.passes = [load for load in plan.loads for _ in plan.trial.repeat_cache or [""]]
         self.times = len(plan.trial.targets) if plan.trial.each else 1
@@ -178,7 +185,6 @@ class _Then(NamedTuple):
 
     elapsed_s: float
     answered: int
-    output_tokens: int
     due: int
 
 
@@ -187,20 +193,27 @@ class _Stage:
 
     def __init__(self, stage: Stage, run: _Run, name: str) -> None:
         self.name, self.said = name, set[str]()
-        self.moment = Moment(0.0, Live(0, 0, 0), Tally(), None, None)
+        self.moment = Moment(0.0, Live(0, 0, 0), Tally(), None, None, None)
+        self.draining = False
+        """Nothing more is sent: the run was interrupted."""
         self._stage, self._run = stage, run
         self._begun_s = time.monotonic()
-        self._then = deque([_Then(0.0, 0, 0, 0)])
+        self._then = deque([_Then(0.0, 0, 0)])
 
     def standing(self, sources: Newest) -> Standing:
         """How it stands."""
         stage, now, tally = self._stage, self.moment, self.moment.tally
         then = self._lately()
         span_s = now.elapsed_s - then.elapsed_s
-        left_s, later_s, pace = self._left_s(), self._run.later_s(), self._pace()
+        left_s, pace = self._left_s(), self._pace()
+        later_s = None if self.draining else self._run.later_s()
         server, gpu = sources.told()
         doubts = early_doubts(
-            stage, tally, elapsed_s=now.elapsed_s, sent=now.live.sent, due=now.due
+            stage,
+            tally,
+            elapsed_s=now.elapsed_s,
+            waits_s=None if self.draining else now.waits_s,
+            loads=self._run.times,
         )
         return Standing(
             title=self._run.title,
@@ -213,9 +226,8 @@ class _Stage:
             in_flight=now.live.in_flight,
             asked=self._asked(then, span_s),
             recent=(tally.answered - then.answered) / span_s if then.elapsed_s > 0 else None,
-            tokens=(tally.output_tokens - then.output_tokens) / span_s if span_s > 0 else None,
             left_s=None if left_s is None else left_s * pace,
-            run_left_s=None if left_s is None or not later_s else (left_s + later_s) * pace,
+            run_left_s=(left_s + later_s) * pace if left_s is not None and later_s else None,
             server=server,
             gpu=gpu,
             doubts=tuple(doubts),
@@ -224,7 +236,7 @@ class _Stage:
     def _lately(self) -> _Then:
         """The counters of some seconds ago; those of now are kept for later."""
         now, then = self.moment, self._then
-        then.append(_Then(now.elapsed_s, now.tally.answered, now.tally.output_tokens, now.due or 0))
+        then.append(_Then(now.elapsed_s, now.tally.answered, now.due or 0))
         while len(then) > 2 and then[1].elapsed_s <= now.elapsed_s - LATELY_S:
             then.popleft()
         return then[0]
@@ -233,9 +245,10 @@ class _Stage:
         """The rate that the load asks for; of one that changes, what it was of late."""
         if self._stage.rate is not None:
             return self._stage.rate * self._run.times
-        if not self._stage.open or self.moment.due is None or span_s <= 0:
-            return None
-        return (self.moment.due - then.due) / span_s
+        due, ends_s = self.moment.due, self.moment.ends_s or 0.0
+        if not self._stage.open or due is None or ends_s <= then.elapsed_s:
+            return None  # or all at one instant, or all before
+        return (due - then.due) / span_s if span_s > 0 else None
 
     def _progress(self) -> float | None:
         """How much of the stage is over: by its requests or by its time, whichever is further."""
@@ -247,6 +260,8 @@ class _Stage:
 
     def _left_s(self) -> float | None:
         """Time to wait until the stage is over, but for its last answers."""
+        if self.draining:
+            return 0.0
         now, most = self.moment, self._most()
         lefts = [] if now.ends_s is None else [now.ends_s - now.elapsed_s]
         if most and not (self._stage.open and lefts) and now.tally.requests:

@@ -125,13 +125,13 @@ class _Handler(BaseHTTPRequestHandler):
         return hmac.compare_digest(said.encode(), token.encode())
 
     def _answer(self) -> Answer:
-        target = urlsplit(self.path)
         try:
+            target = urlsplit(self.path)
             query = parse_qsl(
                 target.query, errors="surrogateescape", max_num_fields=MOST_PARAMETERS
             )
         except ValueError:
-            return _plain(400, f"want {MOST_PARAMETERS} parameters or fewer")
+            return _plain(400, f"want a path and {MOST_PARAMETERS} parameters or fewer")
         try:
             return self.server.respond(unquote(target.path, errors="surrogateescape"), query)
         except Exception:  # noqa: BLE001 (ours: said loudly, and the other pages stay)

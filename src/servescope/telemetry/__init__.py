@@ -41,6 +41,10 @@ class Telemetry:
         tables = self._sources[source].tables if source in self._sources else []
         return next((name for name in tables if name in ENGINES), None)
 
+    def mixed(self, source: str) -> bool:
+        """Whether several engines answer in turn as this source; its counters are not told."""
+        return self._sources[source].mixed
+
     def abouts(self, source: str) -> set[About]:
         """What a source tells of: `engine`, `gpu`, `host`."""
         return self._sources[source].abouts()

@@ -77,12 +77,12 @@ class Rule:
     """The value is a set of flags: `reason` and its bit. Each becomes a series, 0 or 1."""
 
 
-def _gauge(*raw: str, scale: float = 1.0, **labels: str) -> Rule:
-    return Rule(raw=raw, kind="gauge", scale=scale, apart=_turned(labels))
+def _gauge(*raw: str) -> Rule:
+    return Rule(raw=raw, kind="gauge")
 
 
-def _counter(*raw: str, scale: float = 1.0, **labels: str) -> Rule:
-    return Rule(raw=raw, kind="counter", scale=scale, apart=_turned(labels))
+def _counter(*raw: str, **labels: str) -> Rule:
+    return Rule(raw=raw, kind="counter", apart=_turned(labels))
 
 
 def _histogram(raw: str, scale: float = 1.0, **labels: str) -> Rule:

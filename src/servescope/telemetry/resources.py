@@ -6,6 +6,7 @@ the window.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -26,11 +27,12 @@ Figures = dict[str, float | None]
 Statistic = Callable[["Series"], float | None]
 Join = Callable[[list[float]], float]
 
+OWN = "gpu"
+"""The source of the GPUs of the machine that was measured from."""
 COVERED = 0.9
 """Energy is told where readings stand for at least this share of the window."""
 BY_COUNTER = "difference of the energy counter, all GPUs, idle power included"
 BY_POWER = "power readings over time, all GPUs, idle power included"
-
 
 _COUNTED = (
     *("preemptions", "requests_finished", "requests_failed", "steps"),
@@ -46,6 +48,8 @@ class Work(msgspec.Struct, frozen=True):
     input_tokens: int | None = None
     """None where some were not counted; so with those put out."""
     output_tokens: int | None = None
+    here: bool = True
+    """Whether what answered is on the machine that was measured from, as its URLs tell."""
 
     @property
     def tokens(self) -> int | None:
@@ -87,7 +91,7 @@ class _View:
     """One source over one window, and the figures made of it so far."""
 
     def __init__(self, told: Telemetry, source: str, start_s: float, end_s: float) -> None:
-        self._told, self._source = told, source
+        self._told, self.source = told, source
         self.start_s, self.end_s = start_s, end_s
         self.figures: Figures = {}
         self.how: dict[str, str] = {}
@@ -97,7 +101,7 @@ class _View:
         return self.end_s - self.start_s
 
     def of(self, name: str) -> list[Series]:
-        return [one for one in self._told.named(name) if one.source == self._source]
+        return [one for one in self._told.named(name) if one.source == self.source]
 
     def mean(self, one: Series) -> float | None:
         return one.mean(self.start_s, self.end_s)
@@ -123,7 +127,7 @@ class _View:
 
     def put_histogram(self, name: str) -> None:
         """Note the mean over all histograms of that name, where there are any."""
-        found = [one for one in self._told.histograms(name) if one.source == self._source]
+        found = [one for one in self._told.histograms(name) if one.source == self.source]
         each = [one.over(self.start_s, self.end_s) for one in found]
         told = [(one.count, one.mean) for one in each if one is not None and one.mean is not None]
         total = sum(count * mean for count, mean in told)
@@ -133,9 +137,7 @@ class _View:
 
 def _engine(view: _View, work: Work) -> None:
     figures = view.figures
-    for name in ("running_requests", "waiting_requests", "paused_requests", "kv_use_ratio"):
-        view.put(f"{name}_mean", view.of(name), view.mean)
-        view.put(f"{name}_max", view.of(name), view.most)
+    _gauges(view)
     view.put("kv_capacity_tokens", view.of("kv_capacity_tokens"), view.most)
     for name in _COUNTED:
         if view.of(name):
@@ -157,6 +159,16 @@ def _engine(view: _View, work: Work) -> None:
         view.put_histogram(name)
     if "step_tokens_mean" not in figures and "steps" in figures:
         figures["step_tokens_mean"] = _ratio(_computed(view), figures["steps"])
+
+
+def _gauges(view: _View) -> None:
+    """What an engine had at once, and how often it was looked at: that is what a mean is worth."""
+    for name in ("running_requests", "waiting_requests", "paused_requests", "kv_use_ratio"):
+        found = view.of(name)
+        view.put(f"{name}_mean", found, view.mean)
+        view.put(f"{name}_max", found, view.most)
+        for one in found:
+            view.figures["readings"] = one.readings(view.start_s, view.end_s)
 
 
 def _computed(view: _View) -> float | None:
@@ -183,6 +195,7 @@ def _gpu(view: _View, work: Work) -> None:
     if method is not None:
         view.how["energy"] = method
         view.figures["energy_j"] = energy_j
+    if method is not None and (work.here or view.source != OWN):  # else these GPUs served nobody
         view.figures["energy_j_per_output_token"] = _ratio(energy_j, work.output_tokens)
         view.figures["energy_j_per_token"] = _ratio(energy_j, work.tokens)
         view.figures["energy_j_per_request"] = _ratio(energy_j, work.requests)
@@ -211,13 +224,15 @@ def _energy(view: _View, power: Sequence[Series]) -> tuple[float | None, str | N
 def _counted_j(view: _View, one: Series) -> float | None:
     """By the counter, which rises evenly enough to be read between readings.
 
-    What little of the window lies outside the readings is taken to be like the rest.
+    What little of the window lies outside the readings is taken to be like the rest. An exporter
+    asks the driver more seldom than it is read itself: where a reading says nothing new it is old.
     """
-    first = max(view.start_s, float(one.t_s[0]))
-    last = min(view.end_s, float(one.t_s[-1]))
+    fresh = np.diff(one.value, prepend=np.nan) != 0
+    t_s, value_j = one.t_s[fresh], one.value[fresh]
+    first, last = max(view.start_s, float(t_s[0])), min(view.end_s, float(t_s[-1]))
     if view.span_s <= 0 or last - first < COVERED * view.span_s:
         return None
-    start_j, end_j = np.interp([first, last], one.t_s, one.value)
+    start_j, end_j = np.interp([first, last], t_s, value_j)
     return float(end_j - start_j) * view.span_s / (last - first)
 
 
@@ -233,16 +248,18 @@ def _host(view: _View, _work: Work) -> None:
     view.put("cpu_busy_ratio_mean", [one for one in busy if "core" not in one.labels], view.mean)
     cores = [one for one in busy if "core" in one.labels]
     view.put("cpu_busiest_core_ratio_mean", cores, view.mean)
+    if cores:
+        view.figures["cpu_cores"] = len(cores)
     view.put("memory_used_bytes_max", view.of("memory_used_bytes"), view.most)
     view.put("memory_bytes", view.of("memory_bytes"), view.most)
     for name in ("disk_read_bytes", "disk_written_bytes"):
         view.put(f"{name}_per_s_mean", view.of(name), view.mean, sum)
-    nic = _busiest(view)
-    for name in _CARRIED if nic is not None else ():
-        view.how["network"] = nic or ""
-        one = _by("nic", view.of(name)).get(nic or "", [])
-        view.put(f"{name}_per_s_mean", one, view.mean)
-        view.put(f"{name}_per_s_max", one, view.most)
+    if (nic := _busiest(view)) is not None:
+        view.how["network"] = nic
+        for name in _CARRIED:
+            own = _by("nic", view.of(name)).get(nic, [])
+            view.put(f"{name}_per_s_mean", own, view.mean)
+            view.put(f"{name}_per_s_max", own, view.most)
     for role, own in _by("role", view.of("process_cpu_s")).items():
         view.put(f"{role}_cpu_cores_mean", own, view.mean, sum)
     for role, own in _by("role", view.of("process_memory_bytes")).items():
@@ -286,7 +303,8 @@ def _sum(values: Iterable[float | None]) -> float | None:
 
 
 def _ratio(part: float | None, whole: float | None) -> float | None:
-    return part / whole if part is not None and whole else None
+    found = part / whole if part is not None and whole else math.inf
+    return found if math.isfinite(found) else None
 
 
 _KINDS: dict[About, Callable[[_View, Work], None]] = {

@@ -3,7 +3,8 @@
 A window is a stage's, in seconds since the run began. Of a gauge, each reading inside the window
 stands for the time that is nearer to it than to any other; the time of a reading that failed is
 nobody's, so that nothing is made up. Of a counter, the reading before the window is subtracted from
-the one after it.
+the one after it; its rate is told over no less than half of what usually lies between readings, for
+some are made out of rhythm and close to others, and what a server counts in lumps would be a spike.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ Kind = Literal["gauge", "counter"]
 
 REACH = 1.5
 """For how many usual distances between readings the first and the last stand, outwards."""
+CLOSE = 0.5
+"""Readings are too close for a rate below this part of the usual distance between them."""
 MISSED = 0.01
 """What share of a window a counter's first or last reading may miss."""
 LEAST_COVERED = 0.5
@@ -49,13 +52,17 @@ class Series:
     """How long after something happened the source has surely counted it."""
 
     def rate(self) -> Series:
-        """A counter's increase per second from one reading to the next, at the middle of both."""
-        span_s = np.diff(self.t_s)
+        """A counter's increase per second from one reading to the next, at the middle of both.
+
+        Readings close to the one before are passed over; that before the last, if it is the last.
+        """
+        kept = _spread(self.t_s)
+        t_s, span_s = self.t_s[kept], np.diff(self.t_s[kept])
         return replace(
             self,
             kind="gauge",
-            t_s=self.t_s[:-1] + span_s / 2,
-            value=np.diff(self.value) / span_s,
+            t_s=t_s[:-1] + span_s / 2,
+            value=np.diff(self.value[kept]) / span_s,
             failed_s=np.empty(0),  # what was counted meanwhile is known afterwards
         )
 
@@ -64,6 +71,10 @@ class Series:
         _, weight_s = self._inside(start_s, end_s)
         span_s = end_s - start_s
         return float(weight_s.sum()) / span_s if span_s > 0 else float(len(weight_s) > 0)
+
+    def readings(self, start_s: float, end_s: float) -> int:
+        """How many readings are inside the window."""
+        return len(self._inside(start_s, end_s)[0])
 
     def mean(self, start_s: float, end_s: float) -> float | None:
         """A gauge's time-weighted mean; None where readings stand for less than half of the time.
@@ -199,6 +210,21 @@ def bracket(t_s: Floats, start_s: float, end_s: float, lag_s: float) -> tuple[in
 def _reach_s(t_s: Floats) -> float:
     """Without end where there is but one reading."""
     return REACH * float(np.median(np.diff(t_s))) if len(t_s) > 1 else np.inf
+
+
+def _spread(t_s: Floats) -> list[int]:
+    """The readings far enough apart for a rate; the first and the last are always of them."""
+    if len(t_s) < 3:
+        return list(range(len(t_s)))
+    least_s, kept = CLOSE * float(np.median(np.diff(t_s))), [0]
+    for k, at_s in enumerate(t_s.tolist()):
+        if at_s - t_s[kept[-1]] >= least_s:
+            kept.append(k)
+    last = len(t_s) - 1
+    if kept[-1] != last:
+        # What was counted until the end stays in it.
+        kept[len(kept) - 1 if len(kept) > 1 else 1 :] = [last]
+    return kept
 
 
 def rising(value: Floats, fell: NDArray[np.bool_] | None = None) -> Floats:

@@ -13,6 +13,7 @@ import numpy as np
 
 from servescope.telemetry.names import (
     ABOUT,
+    ENGINES,
     IDLE,
     KINDS,
     RANKS,
@@ -37,11 +38,14 @@ LAG_S = 0.05
 """A server may count an answer a moment after it has sent it, and its page is a moment old."""
 MOST = 1e18
 """No figure is larger; a page may say what it likes, and yet what is reckoned stays finite."""
+MIXED_FALLS = 2
+"""So often a counter falls where several engines answer in turn."""
 _SUFFIXES = ("_bucket", "_sum", "_count")
 
 Key = tuple[tuple[str, str], ...]
 """Labels."""
 Part = tuple[Labels, "_Points"]
+Buckets = dict[Key, dict[float, "_Points"]]
 
 
 def _known() -> frozenset[str]:
@@ -84,9 +88,7 @@ class Source:
         if name == "up" and not sample.labels:
             points = self._up
         elif name in self._known:
-            points = self._raw.setdefault(name, {}).setdefault(
-                tuple(sample.labels.items()), _Points()
-            )
+            points = self._raw.setdefault(name, {}).setdefault(_key(sample.labels), _Points())
         else:
             return
         points.t_ns.append(sample.t_ns)
@@ -116,15 +118,31 @@ class Source:
         """When a reading failed; rising."""
         return np.unique(np.array(self._up.t_ns, np.int64)[np.array(self._up.value) <= 0]) / 1e9
 
+    @cached_property
+    def mixed(self) -> bool:
+        """Whether it is a page that several engines answer in turn: its counters mean nothing.
+
+        One falls again and again, and no reading fails in between as where a server starts anew.
+        """
+        tables = [TABLES[name] for name in self.tables if name in ENGINES]
+        rules = (rule for table in tables for each in table.values() for rule in each)
+        raw = {name for rule in rules if rule.kind == "counter" for name in rule.raw}
+        return any(
+            self._falls(points) >= MIXED_FALLS
+            for name in raw
+            for points in self._raw.get(name, {}).values()
+        )
+
+    def _falls(self, points: _Points) -> int:
+        t_s, fell = np.array(points.t_ns) / 1e9, np.diff(points.value) < 0
+        failed = np.searchsorted(self.failed_s, t_s)
+        return int(np.count_nonzero(fell & (np.diff(failed) == 0)))
+
     def abouts(self) -> set[About]:
         """What it tells of: an engine, GPUs, a host."""
         if not self._page:
             return {ABOUT[name] for name in self._raw}
         return {ABOUT[name] for table in self.tables for name in TABLES[table]}
-
-    def _of(self, raw: str) -> dict[Key, _Points]:
-        """The series of a raw name by their labels, sorted."""
-        return {tuple(sorted(key)): points for key, points in self._raw.get(raw, {}).items()}
 
     # --- gauges and counters ----------------------------------------------------------------------
 
@@ -137,8 +155,8 @@ class Source:
         kind = KINDS[name]
         if kind == "histogram":
             return []
-        parts = [(dict(key), points) for key, points in self._of(name).items()]
-        found = (self._joined(name, kind, part[0], [part]) for part in parts)
+        parts = [(dict(key), points) for key, points in self._raw.get(name, {}).items()]
+        found = (self._joined(name, kind, {}, [part]) for part in parts)
         return [series for series in found if series is not None]
 
     def _translated(self, name: str) -> list[Series]:
@@ -149,7 +167,7 @@ class Source:
         return []
 
     def _by(self, rule: Rule, name: str) -> list[Series]:
-        if rule.kind == "histogram":
+        if rule.kind == "histogram" or (rule.kind == "counter" and self.mixed):
             return []
         found: list[Series] = []
         groups: dict[Key, list[Part]] = {}
@@ -166,7 +184,7 @@ class Source:
 
     def _parts(self, raw: str, rule: Rule) -> list[Part]:
         """The series of a raw name that the rule means."""
-        found = [(dict(key), points) for key, points in self._of(raw).items()]
+        found = [(dict(key), points) for key, points in self._raw.get(raw, {}).items()]
         return [
             (labels, points)
             for labels, points in found
@@ -183,7 +201,11 @@ class Source:
         values = [_held(points, times, absent=np.nan if gauge else 0.0) for _, points in parts]
         if rule is not None and rule.value is not None:
             told = [rule.value(labels) for labels, _ in parts]
-            values = [v * said for v, said in zip(values, told, strict=True) if said is not None]
+            values = [
+                v * min(said, MOST)
+                for v, said in zip(values, told, strict=True)
+                if said is not None
+            ]
         if not values:
             return None
         each = np.stack(values)
@@ -221,7 +243,7 @@ class Source:
         if len(one) != 1 or len(other) != 1:
             return []
         t_s, i, j = np.intersect1d(one[0].t_s, other[0].t_s, return_indices=True)
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):  # what is not finite is left out
             value = operation(one[0].value[i], other[0].value[j])
         told = np.isfinite(value)
         return [replace(one[0], name=name, t_s=t_s[told], value=value[told])] if told.any() else []
@@ -240,29 +262,29 @@ class Source:
     def histograms(self, name: str) -> list[Histogram]:
         """The histograms of a common name."""
         times = self.times_ns
-        for table in self.tables if len(times) else ():
+        for table in self.tables if len(times) and not self.mixed else ():
             for rule in TABLES[table].get(name, ()):
                 parts = _once(self._parts(f"{rule.raw[0]}_count", rule))
                 if parts:
-                    grouped = _grouped(parts, rule.apart)
+                    grouped, buckets = _grouped(parts, rule.apart), self._buckets(rule.raw[0])
                     return [
-                        self._histogram(name, rule, dict(labels), alike, times)
+                        self._histogram(name, rule, dict(labels), alike, buckets)
                         for labels, alike in grouped.items()
                     ]
         return []
 
     def _histogram(
-        self, name: str, rule: Rule, labels: Labels, parts: list[Part], times: Ints
+        self, name: str, rule: Rule, labels: Labels, parts: list[Part], buckets: Buckets
     ) -> Histogram:
         """Several histograms as the one that the source means by them."""
-        raw = rule.raw[0]
-        sums, each, bounds = self._of(f"{raw}_sum"), [], []
+        times, sums, each, bounds = self.times_ns, self._raw.get(f"{rule.raw[0]}_sum", {}), [], []
         for own, count in parts:
-            buckets = self._buckets(raw, own)
-            points = (count, sums.get(_key(own), _Points()), *buckets.values())
+            key = _key(own)
+            below = dict(sorted(buckets.get(key, {}).items()))
+            points = (count, sums.get(key, _Points()), *below.values())
             columns = np.stack([_held(one, times, absent=0.0) for one in points], axis=1)
             each.append(rising(columns, np.diff(columns[:, 0]) < 0))
-            bounds.append(np.array(list(buckets)))
+            bounds.append(np.array(list(below)))
         alike = all(np.array_equal(bounds[0], other) for other in bounds)
         whole = np.sum([one if alike else one[:, :2] for one in each], axis=0)
         return Histogram(
@@ -277,16 +299,16 @@ class Source:
             lag_s=self._lag_s,
         )
 
-    def _buckets(self, raw: str, labels: Labels) -> dict[float, _Points]:
-        """The counts by finite upper bound, rising, of the histogram with these labels."""
-        found: dict[float, _Points] = {}
-        for key, points in self._of(f"{raw}_bucket").items():
+    def _buckets(self, raw: str) -> Buckets:
+        """The counts by finite upper bound, of each histogram of that name by its labels."""
+        found: Buckets = {}
+        for key, points in self._raw.get(f"{raw}_bucket", {}).items():
             own = dict(key)
             with suppress(ValueError):
                 bound = float(own.pop("le", "inf"))
-                if math.isfinite(bound) and own == labels:
-                    found[bound] = points
-        return dict(sorted(found.items()))
+                if math.isfinite(bound):
+                    found.setdefault(_key(own), {})[bound] = points
+        return found
 
 
 def _key(labels: Labels) -> Key:

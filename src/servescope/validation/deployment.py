@@ -45,10 +45,10 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     of_rest: bool = False
     kv_tokens: int | None = None
     """As the engine reported it; None: reckoned."""
-    max_sequences: int | None = None
-    max_batched_tokens: int | None = None
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
     """None: as the policy has them by default."""
-    context_tokens: int = 4096
+    max_model_len: int = 4096
     prefix_cache: bool = False
     has_server: bool = True
     """Whether requests came through the engine's front end, or from a benchmark beside it."""
@@ -84,8 +84,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
             return self.kv_tokens
         model, kind = catalog.model(self.model), policy(self.engine)
         memory = catalog.gpu(self.gpu).memory_bytes
-        tokens = self.max_batched_tokens or min(kind.max_batched_tokens, 8192)
-        sequences = self.max_sequences or min(kind.max_sequences, 2048)
+        tokens = self.max_num_batched_tokens or min(kind.max_num_batched_tokens, 8192)
+        sequences = self.max_num_seqs or min(kind.max_num_seqs, 2048)
         active = model.activation_bytes(tokens, sequences, self.tp)
         if self.engine == "sglang":  # its share is for weights and cache; the rest is theirs
             active = 0.0
@@ -106,13 +106,13 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     def engines(self, cost: Cost | None = None) -> list[Engine]:
         """Fresh engines, one a replica, that share a cost."""
         kind = policy(self.engine)
-        tokens = self.max_batched_tokens or min(kind.max_batched_tokens, 1 << 30)
+        tokens = self.max_num_batched_tokens or min(kind.max_num_batched_tokens, 1 << 30)
         config = EngineConfig(
             kv_tokens=self.capacity_tokens(),
             block_tokens=kind.block_tokens,
-            max_sequences=self.max_sequences or min(kind.max_sequences, tokens),
-            max_batched_tokens=tokens,
-            context_tokens=self.context_tokens,
+            max_num_seqs=self.max_num_seqs or min(kind.max_num_seqs, tokens),
+            max_num_batched_tokens=tokens,
+            max_model_len=self.max_model_len,
             prefix_cache=self.prefix_cache,
         )
         cost = cost or self.cost()

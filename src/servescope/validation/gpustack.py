@@ -36,21 +36,21 @@ def _vllm() -> Overheads:
     return msgspec.structs.replace(catalog.engine("vllm"), hidden=0.0)
 
 
-def deployment(engine: str, weights: str, max_batched_tokens: int | None) -> Deployment:
+def deployment(engine: str, weights: str, max_num_batched_tokens: int | None) -> Deployment:
     """A server at its defaults."""
     found = {
         "vllm": Deployment(
             engine="vllm", model="qwen3-14b", gpu="a100-sxm-80gb", weights=weights,
-            max_sequences=256, max_batched_tokens=2048, context_tokens=40_960, overheads=_vllm(),
+            max_num_seqs=256, max_num_batched_tokens=2048, max_model_len=40_960, overheads=_vllm(),
         ),
         "sglang": Deployment(
             engine="sglang", model="qwen3-14b", gpu="a100-sxm-80gb", weights=weights,
-            utilization=0.88, context_tokens=40_960,
+            utilization=0.88, max_model_len=40_960,
         ),
         "tensorrt-llm": Deployment(
             engine="tensorrt-llm", model="qwen3-14b", gpu="a100-sxm-80gb", weights=weights,
-            utilization=0.9, of_rest=True, max_batched_tokens=max_batched_tokens or 8192,
-            context_tokens=40_960,
+            utilization=0.9, of_rest=True, max_num_batched_tokens=max_num_batched_tokens or 8192,
+            max_model_len=40_960,
         ),
     }  # fmt: skip
     return found[engine]

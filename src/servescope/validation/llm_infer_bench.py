@@ -92,7 +92,7 @@ def deployment(engine: str, model: str, tp: int) -> Deployment:
         model=found.model,
         gpu=found.gpu,
         tp=tp,
-        max_batched_tokens=found.capacity_tokens() // 6,
+        max_num_batched_tokens=found.capacity_tokens() // 6,
     )
 
 

@@ -32,8 +32,8 @@ def deployment(nodes: int, batch: int) -> Deployment:
         tp=4,
         nodes=nodes,
         network=Network(),
-        max_sequences=batch,
-        max_batched_tokens=4096,
+        max_num_seqs=batch,
+        max_num_batched_tokens=4096,
     )
 
 

@@ -35,7 +35,7 @@ def deployment(
     tp: int,
     *,
     kv_tokens: int | None = None,
-    max_batched_tokens: int | None = None,
+    max_num_batched_tokens: int | None = None,
 ) -> Deployment:
     """An engine of these tables; fp8 is in the model's name."""
     name, narrow = model.removesuffix("-fp8"), model.endswith("-fp8")
@@ -49,10 +49,10 @@ def deployment(
         kv_dtype=number,
         utilization=0.95,
         of_rest=True,
-        context_tokens=1 << 16,
+        max_model_len=1 << 16,
         has_server=False,
         kv_tokens=kv_tokens,
-        max_batched_tokens=max_batched_tokens,
+        max_num_batched_tokens=max_num_batched_tokens,
     )
 
 
@@ -78,5 +78,5 @@ def _figure(source: str, model: str, gpu: str, tp: int, lengths: list[str]) -> f
     # A static batch: there was room for it, and all its prompts were computed together.
     batch = int(lengths[0].removeprefix("b"))
     room = batch * (prompt + output + 64)
-    made = deployment(model, gpu, tp, kv_tokens=room, max_batched_tokens=batch * prompt)
+    made = deployment(model, gpu, tp, kv_tokens=room, max_num_batched_tokens=batch * prompt)
     return made.serve([prompt] * batch, [output] * batch).output_rate / tp

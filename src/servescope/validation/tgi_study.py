@@ -54,7 +54,7 @@ def deployment(gpu: str, tp: int) -> Deployment:
         catalog.engine("tgi-1.0"), layer_s=LAYER_S, tp_step_s=0.0, tp_sequence_s=0.0
     )
     return Deployment(
-        engine="tgi-1.0", model=MODEL, gpu=GPUS[gpu], tp=tp, overheads=software, context_tokens=2048
+        engine="tgi-1.0", model=MODEL, gpu=GPUS[gpu], tp=tp, overheads=software, max_model_len=2048
     )
 
 

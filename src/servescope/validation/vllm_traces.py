@@ -54,9 +54,9 @@ class Trace:
             model="llama-3.1-8b",
             gpu=self.gpu,
             kv_tokens=said.get("kv_cache", {}).get("num_kv_tokens"),
-            max_sequences=limits["max_num_seqs"],
-            max_batched_tokens=limits["max_num_batched_tokens"],
-            context_tokens=32_768,
+            max_num_seqs=limits["max_num_seqs"],
+            max_num_batched_tokens=limits["max_num_batched_tokens"],
+            max_model_len=32_768,
             prefix_cache=True,
             has_server=False,
         )

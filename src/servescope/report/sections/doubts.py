@@ -8,6 +8,8 @@ from servescope.report.content import Notice, Section
 from servescope.report.shown import names
 
 PLACE = 10
+_GRAVE = ("client_limited", "errors", "not_offered")
+"""With these, the figures are of something else than was asked for."""
 
 
 def section(evidence: Evidence) -> Section | None:
@@ -15,8 +17,7 @@ def section(evidence: Evidence) -> Section | None:
     summary = evidence.summary
     notices = []
     if not summary.complete:
-        ended = f"The run ended before its plan was done ({summary.ended_by})"
-        told = f"{ended}: the figures are of what there is."
+        told = f"The run is incomplete ({summary.ended_by}): the figures are of what there is."
         notices.append(Notice(kind="incomplete", text=told, tone="bad"))
     notices += _doubts(evidence)
     found = bool(notices)
@@ -34,7 +35,13 @@ def _doubts(evidence: Evidence) -> list[Notice]:
         for doubt in stage.doubts:
             about = f"{name}: " if len(stages) > 1 else ""
             said.setdefault((doubt.kind, doubt.advice), []).append(about + doubt.message)
+    by_weight = sorted(said.items(), key=lambda pair: KINDS.index(pair[0][0]))
     return [
-        Notice(kind=kind.replace("_", " "), text="\n".join(messages), advice=advice, tone="warning")
-        for (kind, advice), messages in said.items()
+        Notice(
+            kind=kind.replace("_", " "),
+            text="\n".join(messages),
+            advice=advice,
+            tone="bad" if kind in _GRAVE else "warning",
+        )
+        for (kind, advice), messages in by_weight
     ]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from servescope.analysis.evidence import Evidence
+from servescope.errors import shorten
 from servescope.report.content import Plot, Section
 from servescope.report.curves import rounded, thinned
 from servescope.report.shown import limit_lines, stages, time_axis
 
 PLACE = 50
+_MOST_NAMES, _MOST_LETTERS = 24, 24
+"""Names below the axis, upright in a narrow window; of more stages every so many has one."""
 
 
 def section(evidence: Evidence) -> Section | None:
@@ -18,6 +21,7 @@ def section(evidence: Evidence) -> Section | None:
     kept = [(stage, values) for stage, values in kept if len(values)]
     if not kept:
         return None
+    named = kept[:: -(-len(kept) // _MOST_NAMES)]
     traces, rows = [], []
     for stage, values in kept:
         shown = rounded(thinned(np.sort(values)))
@@ -47,7 +51,11 @@ def section(evidence: Evidence) -> Section | None:
         "of requests, or two states of the server.",
         traces=traces,
         layout={
-            "xaxis": {"type": "category"},
+            "xaxis": {
+                "type": "category",
+                "tickvals": [stage.name for stage, _ in named],
+                "ticktext": [shorten(stage.name, _MOST_LETTERS) for stage, _ in named],
+            },
             "yaxis": {
                 **time_axis("end-to-end latency", [values for _, values in kept]),
                 "rangemode": "tozero",

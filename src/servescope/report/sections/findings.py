@@ -9,7 +9,8 @@ from servescope.report.labels import quantity
 from servescope.report.shown import names
 
 PLACE = 30
-_STRENGTH = {"shown": "shown", "likely": "likely", "hint": "a hint"}
+_STRENGTH = {"shown": "", "likely": ", likely"}
+"""What has been shown needs no word."""
 
 
 def section(evidence: Evidence) -> Section | None:
@@ -25,7 +26,7 @@ def section(evidence: Evidence) -> Section | None:
 def _notice(finding: Finding, by_number: dict[int, str]) -> Notice:
     number = finding.evidence.get("stage") if finding.stage is None else finding.stage
     stage = None if number is None else by_number.get(int(float(number)))
-    kind = f"{finding.kind}, {_STRENGTH[finding.strength]}"
+    kind = finding.kind + _STRENGTH[finding.strength]
     about = f"{kind}, {stage}" if stage and len(by_number) > 1 else kind
     rests = (quantity(name, value) for name, value in finding.evidence.items() if name != "stage")
     evidence = "; ".join(f"{label} {value}" for label, value in rests)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from servescope.analysis.evidence import Evidence
-from servescope.report.content import Cell, Column, Section, Table
+from servescope.report.content import Cell, Column, Said, Section, Table
 from servescope.report.labels import quantity
 from servescope.report.shown import names
 
@@ -20,7 +20,7 @@ def section(evidence: Evidence) -> Section | None:
             for name, value in part.figures.items():
                 label, shown = quantity(name, value)
                 row = rows.setdefault(name, [label, *[None] * len(stages), None])
-                row[k + 1] = None if value is None else shown
+                row[k + 1] = None if value is None else Said(words=shown, value=value)
                 row[-1] = part.how.get(name)
     stage_names = names(evidence) if len(stages) > 1 else ["value"]
     tables = [_table(source, stage_names, list(rows.values())) for source, rows in found.items()]
@@ -30,7 +30,7 @@ def section(evidence: Evidence) -> Section | None:
 
 def _table(source: str, stages: list[str], rows: list[list[Cell]]) -> Table:
     kept = [row for row in rows if any(cell is not None for cell in row[1:-1])]
-    titles = ["figure", *stages, "how"]
-    if not any(row[-1] for row in kept):
-        titles, kept = titles[:-1], [row[:-1] for row in kept]
-    return Table(title=source, columns=[Column(title=title) for title in titles], rows=kept)
+    columns = [Column(title="figure"), *(Column(title=name, form="number") for name in stages)]
+    if any(row[-1] for row in kept):
+        columns.append(Column(title="how"))
+    return Table(title=source, columns=columns, rows=[row[: len(columns)] for row in kept])

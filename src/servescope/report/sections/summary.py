@@ -33,7 +33,7 @@ def section(evidence: Evidence) -> Section | None:
         return None
     tables = [_stages(named), _targets(named), *_latencies(named), *_counts(named)]
     slo: list[list[Cell]] = [
-        [name, bound.bound, bound.value, {True: "met", False: "missed"}.get(bound.met is True)]
+        [name, bound.bound, bound.value, "met" if bound.met else "missed"]
         for name, stage in named
         for bound in stage.slo
     ]
@@ -44,16 +44,26 @@ def section(evidence: Evidence) -> Section | None:
             Column(title="value", form="seconds"),
         ]
         tables.append(Table(title="SLO", columns=[*columns, Column(title="verdict")], rows=slo))
-    return Section(name="figures", title="Figures", tables=[t for t in tables if t.rows])
+    return Section(
+        name="figures",
+        title="Figures",
+        sentences=[
+            f"No part of {name} could be judged steady: {stage.unsteady}."
+            for name, stage in named
+            if stage.unsteady
+        ],
+        tables=[t for t in tables if t.rows],
+    )
 
 
 def _stages(named: list[tuple[str, StageSummary]]) -> Table:
     rates = [(key, title) for key, title in _RATES if any(s.figures.get(key) for _, s in named)]
+    asked = any(stage.asked_per_s for _, stage in named)
     rows: list[list[Cell]] = []
     for name, stage in named:
-        rows.append(_row(name, stage, stage.figures, rates))
+        rows.append(_row(name, stage, stage.figures, rates, asked=asked))
         if stage.steady is not None and _cut(stage):
-            rows.append(_row(f"{name}, steady part", stage, stage.steady, rates))
+            rows.append(_row(f"{name}, steady part", stage, stage.steady, rates, asked=asked))
     return Table(
         title="Stages",
         columns=[
@@ -61,6 +71,7 @@ def _stages(named: list[tuple[str, StageSummary]]) -> Table:
             Column(title="time", form="seconds"),
             Column(title="completed", form="count"),
             Column(title="others", form="count"),
+            *[Column(title="asked/s", form="number")] * asked,
             *(Column(title=title, form="number") for _, title in rates),
             Column(title="in flight, mean", form="number"),
             Column(title="most", form="count"),
@@ -91,7 +102,12 @@ def _targets(named: list[tuple[str, StageSummary]]) -> Table:
 
 
 def _row(
-    name: str, stage: StageSummary, figures: dict[str, Any], rates: list[tuple[str, str]]
+    name: str,
+    stage: StageSummary,
+    figures: dict[str, Any],
+    rates: list[tuple[str, str]],
+    *,
+    asked: bool,
 ) -> list[Cell]:
     window, flying = figures.get("window"), figures.get("concurrency") or {}
     whole = figures is stage.figures
@@ -101,6 +117,7 @@ def _row(
         window["end_s"] - window["start_s"] if window else None,
         done if whole else None,
         sum(stage.outcomes.values()) - done if whole else None,
+        *[stage.asked_per_s if whole else None] * asked,
         *(figures.get(key) for key, _ in rates),
         flying.get("mean"),
         flying.get("max"),

@@ -10,6 +10,7 @@ import numpy as np
 
 from servescope import token_times
 from servescope.analysis.evidence import Evidence
+from servescope.errors import shorten
 from servescope.records import ABSENT, ANSWERED, CANCELLED, OUTCOMES
 from servescope.report.content import Plot, Section
 from servescope.report.curves import amounts, averaged, in_flight, round_step, rounded
@@ -27,8 +28,10 @@ _ROW_PX = 130
 _GAP_PX = 30
 _ABOVE_PX = 44
 """Room for what stands above the first row: its title, the names of the stages."""
-_LEAST_LABELLED = 0.12
-"""Share of the width from which a stage has its name above it."""
+_LEAST_LABELLED, _LEAST_UPRIGHT = 0.2, 0.03
+"""Share of the width that each stage has where their names stand above them; else they stand
+upright at its line, where it has at least the other."""
+_MOST_LETTERS = 20
 _GAUGES = (
     ("running_requests", 1, "running, engine", "1"),
     ("waiting_requests", 1, "waiting, engine", "2"),
@@ -56,7 +59,8 @@ def section(evidence: Evidence) -> Section | None:
     sent = columns.sent_ns != ABSENT
     if not sent.any() or ended.max() <= columns.sent_ns[sent].min():
         return None
-    start_s, end_s = int(columns.sent_ns[sent].min()) / 1e9, int(ended.max()) / 1e9
+    start_ns = min(columns.sent_ns[sent].min(), ended[ended != ABSENT].min())
+    start_s, end_s = int(start_ns) / 1e9, int(ended.max()) / 1e9
     step = round_step(end_s - start_s)
     inner = np.arange(np.floor(start_s / step) + 1, np.ceil(end_s / step)) * step
     inside = (inner > start_s + step / 4) & (inner < end_s - step / 4)
@@ -72,6 +76,8 @@ class _Line(NamedTuple):
     colour: str
     t_s: Floats
     value: Floats
+    held: bool = False
+    """Readings, each of which holds until the next: steps."""
 
 
 def _of_client(evidence: Evidence, edges: Floats) -> Iterator[_Line]:
@@ -81,13 +87,14 @@ def _of_client(evidence: Evidence, edges: Floats) -> Iterator[_Line]:
     if len(answered) and not (answered.output_tokens == ABSENT).any():
         tokens = token_times.arriving_tokens(answered)
         yield _Line(0, "tokens/s, client", "0", middle, amounts(answered.chunk_ns, tokens, edges))
-    sent = columns.where(columns.sent_ns != ABSENT)
-    ended = token_times.ended_ns(sent)
+    sent = columns.sent_ns != ABSENT
+    ended = token_times.ended_ns(columns)
     until = np.where(ended == ABSENT, round(float(edges[-1]) * 1e9), ended)
-    yield _Line(1, "in flight, client", "0", middle, in_flight(sent.sent_ns, until, edges))
+    flying = in_flight(columns.sent_ns[sent], until[sent], edges)
+    yield _Line(1, "in flight, client", "0", middle, flying)
     fine = [OUTCOMES.index(name) for name in (*ANSWERED, CANCELLED)]
-    for kind in np.setdiff1d(sent.outcome, fine).tolist():
-        when = until[sent.outcome == kind]
+    for kind in np.setdiff1d(columns.outcome, fine).tolist():
+        when = until[columns.outcome == kind]  # also of those that could not be sent
         rate = amounts(when, np.ones(len(when)), edges)
         yield _Line(6, OUTCOMES[kind], "failed", middle, rate)
 
@@ -98,11 +105,17 @@ def _of_sources(evidence: Evidence, edges: Floats) -> Iterator[_Line]:
     yield from _lines(generated, 0, "tokens/s, engine", "1", edges)
     for name, row, label, colour in _GAUGES:
         found = [series for series in telemetry.named(name) if "core" not in series.labels]
-        yield from _lines(found, row, label, colour, edges)
+        yield from _lines(found, row, label, colour, edges, held=True)
 
 
 def _lines(
-    found: list[Series], row: int, label: str, colour: str, edges: Floats
+    found: list[Series],
+    row: int,
+    label: str,
+    colour: str,
+    edges: Floats,
+    *,
+    held: bool = False,
 ) -> Iterator[_Line]:
     """The same quantity of each source that tells of it; named after it where there are several."""
     sources = {series.source for series in found}
@@ -112,7 +125,7 @@ def _lines(
         if len(sources) > 1:
             parts.append(series.source.removeprefix("prometheus:"))
         points = averaged(series.t_s, series.value, edges)
-        yield _Line(row, ", ".join(parts), colour, *points)
+        yield _Line(row, ", ".join(parts), colour, *points, held=held)
 
 
 def _plot(evidence: Evidence, lines: list[_Line], span: tuple[float, float], step: float) -> Plot:
@@ -185,7 +198,7 @@ def _trace(rows: list[int], line: _Line, several: bool) -> dict[str, Any]:
         "x": rounded(line.t_s),
         "y": rounded(line.value),
         "yaxis": f"y{k + 1}" if k else "y",
-        "line": {"colour": line.colour, "width": 1.5},
+        "line": {"colour": line.colour, "width": 1.5, **({"shape": "hv"} if line.held else {})},
         "showlegend": several,
         **({"fill": "tozeroy", "fillcolour": f"{line.colour}@0.12"} if client else {}),
     }
@@ -196,6 +209,11 @@ def _mark_stages(evidence: Evidence, layout: dict[str, Any], span: tuple[float, 
     if len(stages) < 2:
         return
     wide = span[1] - span[0]
+    windows = [w for stage in stages if (w := stage.figures.get("window"))]
+    least = min((w["end_s"] - w["start_s"] for w in windows), default=0.0)
+    place: dict[str, Any] = {"yshift": 18, "yanchor": "bottom"}
+    if least < _LEAST_LABELLED * wide:
+        place = {"textangle": -90, "yanchor": "top"}
     for name, stage in zip(names(evidence), stages, strict=True):
         window = stage.figures.get("window")
         if window is None:
@@ -211,16 +229,16 @@ def _mark_stages(evidence: Evidence, layout: dict[str, Any], span: tuple[float, 
                 "line": {"colour": "muted@0.6", "width": 1, "dash": "dot"},
             }
         )
-        if window["end_s"] - window["start_s"] >= _LEAST_LABELLED * wide:
+        if window["end_s"] - window["start_s"] >= _LEAST_UPRIGHT * wide:
             layout["annotations"].append(
                 {
-                    "text": name,
+                    "text": shorten(name, _MOST_LETTERS),
                     "x": window["start_s"],
                     "yref": "paper",
                     "y": 1,
-                    "yshift": 18,
                     "xanchor": "left",
-                    "yanchor": "bottom",
+                    "bgcolour": "paper@0.6",
+                    **place,
                     "showarrow": False,
                     "font": {"size": 11, "colour": "muted"},
                 }

@@ -43,14 +43,15 @@ def _plot(stage: Shown, number: int, most: int, several: int) -> Plot | None:
     zero = kept.due_ns.min() / 1e9
     place = np.argsort(np.argsort(kept.due_ns, kind="stable"), kind="stable")
     traces = [_bars(name, colour, place, start - zero, span) for name, colour, start, span in parts]
+    them = "requests" if len(sent) == len(stage.columns) else "requests that were sent"
     whole = len(kept) == len(sent)
-    what = "all requests" if whole else f"{len(kept)} neighbours of {len(sent):,} requests"
+    what = f"all {them}" if whole else f"{len(kept)} neighbours of {len(sent):,} {them}"
     return Plot(
         name=f"waterfall-{number}",
         title=f"Request waterfall, {stage.name}",
         caption=f"A line a request, in the order in which they were due ({what}): grey until it "
         "was sent, orange until its first token (queue and prefill), blue while its tokens came, "
-        "red where it failed.",
+        "red where it was not answered.",
         choice=stage.name if several > 1 else "",
         traces=[trace for trace in traces if trace["x"]],
         layout={
@@ -79,7 +80,7 @@ def _parts(kept: Columns) -> list[tuple[str, str, Any, Any]]:
         ("until sent", "waiting", due, sent - due),
         ("until first token", "prefill", np.where(good, sent, np.nan), first - sent),
         ("tokens", "decode", np.where(good, first, np.nan), last - first),
-        ("failed", "failed", np.where(good, np.nan, sent), np.maximum(end - sent, 0)),
+        ("not answered", "failed", np.where(good, np.nan, sent), np.maximum(end - sent, 0)),
     ]
 
 
