@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 VLLM   := .venv-vllm
 PEERS  := .venv-peers
 
-.PHONY: help demo lint check test test-vllm test-peers bench bench-peers validate format clean
+.PHONY: help demo lint check browser test test-vllm test-peers bench bench-peers validate format clean
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -35,12 +35,15 @@ lint: $(VENV)/installed-dev ## format, lint, types
 	$(BIN)/ruff check
 	$(BIN)/mypy
 
-check: lint ## lint and the quick tests: two minutes
-	$(BIN)/python -m pytest -q -m "not vllm and not peers and not slow"
+check: lint ## lint and the quick tests: four minutes on two cores
+	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile \
+		-m "not vllm and not peers and not slow"
 
-test: lint ## all that CI runs: lint and every test, those in a browser and a real llama.cpp too
+browser: # Debian's Chromium, where there is no browser
 	@bash scripts/install-browser.sh
-	$(BIN)/python -m pytest -q
+
+test: browser check ## all that CI runs: lint and every test, those in a browser and a real llama.cpp too
+	$(BIN)/python -m pytest -q -m "slow and not vllm and not peers"  # alone: they take the time
 
 $(VLLM)/installed: scripts/install-vllm.sh
 	PYTHON=$(PYTHON) bash scripts/install-vllm.sh $(VLLM)

@@ -270,6 +270,7 @@ def test_a_server_that_was_not_shown_the_certificate_it_wants_is_quoted(tmp_path
 
 
 @needs_openssl
+@pytest.mark.slow  # openssl's own server mixes up a handshake and a request where its core is taken
 @pytest.mark.parametrize(
     ("version", "command"),
     [("-tls1_3", b"K\n"), ("-tls1_2", b"r\n")],
