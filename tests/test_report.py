@@ -17,7 +17,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from servescope import cli
 from servescope.analysis import conclude
 from servescope.report import html
 from servescope.report.content import Column, Estimate, Plot, Section, Table
@@ -74,22 +73,6 @@ def before_scripts(page):
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
     return conclude(simulated(tmp_path_factory.mktemp("runs")))
-
-
-@pytest.fixture
-def command(monkeypatch, capfd, tmp_path):
-    monkeypatch.chdir(tmp_path)
-
-    def invoke(*words):
-        monkeypatch.setattr(sys, "argv", ["servescope", *map(str, words)])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            status = end.code or 0
-        return (status, *capfd.readouterr())
-
-    return invoke
 
 
 def named(evidence):
