@@ -61,6 +61,7 @@ def simulate(
         readings=None if keep is None else Readings(engines, start_ns, keep),
     ).run()
 
+
 PREFIX = 256
 """Prompts that begin with the same so many tokens are of one group, for a router that heeds it."""
 

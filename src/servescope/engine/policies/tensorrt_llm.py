@@ -34,7 +34,9 @@ class TensorRtLlm(Engine):
         while self.queue and len(self.batch) < self.max_num_seqs:
             work = next(iter(self.queue))
             tokens = work.total - self.kv.find(work) * self.block_tokens
-            alone = tokens > self.max_num_batched_tokens and not batch.prompts  # or it would never be
+            alone = (
+                tokens > self.max_num_batched_tokens and not batch.prompts
+            )  # or it would never be
             if (tokens > left and not alone) or not self.admit(work):
                 break
             self.compute(batch, work, tokens)
