@@ -25,7 +25,7 @@ serve() { # SIM: sets url
 }
 servers=()
 trap 'kill "${servers[@]}"' EXIT
-serve 'sim:vllm?step=5ms&model=tiny&max_sequences=2&max_waiting=1'
+serve 'sim:vllm?step=5ms&model=tiny&max_num_seqs=2&max_waiting=1'
 full=$url
 serve 'sim:vllm?step=5ms&model=tiny'
 

@@ -33,8 +33,8 @@ RUNS = (
     # name, engine, load
     ("baseline", "sim:vllm", "poisson:4,8,16"),
     ("slower-step", "sim:vllm?step=10ms", "poisson:4,8,16"),
-    ("short-queue", "sim:sglang?max_waiting=4&max_sequences=8", "constant:40"),
-    ("users", "sim:llamacpp?step=30ms&max_sequences=4", "users:1,2,4,8"),
+    ("short-queue", "sim:sglang?max_waiting=4&max_num_seqs=8", "constant:40"),
+    ("users", "sim:llamacpp?step=30ms&max_num_seqs=4", "users:1,2,4,8"),
 )
 MARGIN_PX = 16
 

@@ -11,7 +11,7 @@ from tests.analysis.runs import said, simulated
 @pytest.fixture(scope="module")
 def full(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs")
-    return simulated(out, "sim:vllm?max_sequences=8", load=["poisson:40"], duration="20s")
+    return simulated(out, "sim:vllm?max_num_seqs=8", load=["poisson:40"], duration="20s")
 
 
 def test_a_single_stage_that_is_not_kept_up_with_says_what_was_asked_reached_and_full(full):
@@ -68,7 +68,7 @@ def test_a_cap_of_ones_own_is_named_where_requests_wait_behind_it(tmp_path):
 
 
 def test_requests_that_are_refused_are_counted_and_nothing_is_said_to_pile_up(tmp_path):
-    target = "sim:vllm?max_sequences=8&max_waiting=2"
+    target = "sim:vllm?max_num_seqs=8&max_waiting=2"
     found = simulated(tmp_path, target, load=["poisson:60"], duration="20s")
     (stage,) = found.summary.stages
     lost = stage.outcomes["failed:server_error_event"]

@@ -97,7 +97,7 @@ def test_a_simulated_engine_is_read_evenly_through_a_stage_and_at_its_ends(load,
 def test_a_simulated_engine_is_read_in_order_though_it_refuses_what_comes_last(tmp_path):
     found = measured(
         tmp_path,
-        target=["sim:vllm?context_tokens=120"],
+        target=["sim:vllm?max_model_len=120"],
         load=["poisson:0.5"],
         input_tokens="uniform:10-160",
         requests=20,
