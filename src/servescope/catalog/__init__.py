@@ -14,11 +14,21 @@ import msgspec
 
 from servescope.catalog.engines import Overheads
 from servescope.catalog.gpus import Efficiency, Gpu
-from servescope.catalog.models import Model
+from servescope.catalog.models import Model, weight_format
 from servescope.errors import BadInput
 from servescope.plugins import one_of
 
-__all__ = ["Efficiency", "Gpu", "Model", "Overheads", "engine", "gpu", "model", "names"]
+__all__ = [
+    "Efficiency",
+    "Gpu",
+    "Model",
+    "Overheads",
+    "engine",
+    "gpu",
+    "model",
+    "names",
+    "weight_format",
+]
 
 _MAKERS = re.compile(r"\b(nvidia|amd|tesla|geforce|quadro|instinct)\b")
 _VARIANTS = {"hf", "instruct", "chat", "it", "base", "meta", "v0.1", "v0.2", "v0.3", "2507"}

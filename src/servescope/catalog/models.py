@@ -13,7 +13,7 @@ from servescope.plugins import one_of
 _BITS = {"fp16": 16.0, "bf16": 16.0, "fp8": 8.0, "int8": 8.0, "int4": 4 + 20 / 128}
 """A weight's bits. int4 as AWQ and GPTQ: a scale of 16 bits and a zero point of 4 for each group of
 128 weights."""
-_KV_BYTES = {"fp16": 2, "bf16": 2, "fp8": 1, "int8": 1}
+_KV_BYTES = {"auto": 2, "fp16": 2, "bf16": 2, "fp8": 1, "int8": 1}
 _TWO_MATRICES = {"gptj", "gpt_neox", "phi", "starcoder2", "nemotron"}
 """Model types whose feed-forward network has no gate."""
 _GPT_KEYS = {
@@ -33,14 +33,20 @@ _GEMMA3 = {  # its files leave out what is the default of transformers' Gemma3Te
 _OTHER_KINDS = ("hybrid_override_pattern", "linear_num_key_heads", "interleave_moe_layer_step")
 """Keys of models whose layers differ in ways that Llama's keys do not tell: Mamba or linear
 attention in some, experts in every other."""
+_ALSO_CALLED = {"awq": "int4", "gptq": "int4", "w4a16": "int4", "w8a8": "int8"}
 _STORED_AS = {"fp8": "fp8", "awq": "int4", "gptq": "int4", "mxfp4": "int4"}
 
 
 def weight_bytes_each(weights: str) -> float:
     """Bytes of one weight of a matrix product stored so; raises BadInput naming `dtype`."""
     if weights not in _BITS:
-        raise BadInput("dtype", weights, f"want {one_of(weights, _BITS)}")
+        raise BadInput("dtype", weights, f"want {one_of(weights, ['auto', *_BITS])}")
     return _BITS[weights] / 8
+
+
+def weight_format(asked: str, model: Model) -> str:
+    """The format of a model's weights: its own where `auto` is asked, AWQ and GPTQ are int4."""
+    return model.weights if asked == "auto" else _ALSO_CALLED.get(asked, asked)
 
 
 def kv_element_bytes(kv_dtype: str) -> int:

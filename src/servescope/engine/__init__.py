@@ -45,6 +45,9 @@ class Work:
     preemptions: int = 0
     scheduled: bool = False
     """Whether it has ever left the queue."""
+    brought_tokens: int = 0
+    """Tokens whose KV comes with it, from the engine that computed its prompt; 0 once it was
+    admitted: what is preempted is computed anew."""
 
     # What follows is the engine's own.
     computed: int = 0

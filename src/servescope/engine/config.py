@@ -33,7 +33,7 @@ _WIRES = {"tgi-1.0": "tgi", "lightllm-2023": "lightllm"}
 COSTS = {"step": "8ms", "prefill": "85us", "sequence": "20us", "context": "90ns"}
 """What a step takes where no GPU is named: about an 8B model on an A100."""
 
-_LEAST = {"max_waiting": 1, "max_model_len": 2}
+_LEAST = {"max_waiting": 1, "max_model_len": 2, "prefill_replicas": 0}
 """The least value of a setting that is a number, where it is not 1."""
 
 
@@ -56,10 +56,15 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     nodes: int = 1
     """Machines that the GPUs of a replica are spread over."""
     replicas: int = 1
+    prefill_replicas: int = 0
+    """So many more only compute prompts, and hand their KV over to the others (disaggregated)."""
+    transfer_bytes_per_s: float = 50e9
+    """What the network adapter of each GPU moves of that KV: by default 400 Gbit/s."""
     router: str = "round_robin"
-    dtype: str = "fp16"
-    """Of the weights: fp16, bf16, fp8, int8, int4 (AWQ, GPTQ)."""
-    kv_dtype: str = "fp16"
+    dtype: str = "auto"
+    """Of the weights: fp16, bf16, fp8, int8, int4 (awq, gptq); auto: as the model is stored."""
+    kv_dtype: str = "auto"
+    """Of the KV cache: fp16 (auto), bf16, fp8, int8."""
     memory_utilization: float = 0.9
     """The share of a GPU's memory that the engine may use."""
     calibration: str | None = None
@@ -102,6 +107,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             value, least = getattr(self, field.name), _LEAST.get(field.name, 1)
             if type(value) is int and int in _kinds(field.type) and value < least:
                 raise ValueError(f"want {field.name} to be {least} or more, not {value}")
+        if not self.transfer_bytes_per_s > 0:
+            raise ValueError(f"want transfer_bytes_per_s above 0, not {self.transfer_bytes_per_s}")
         if not 0 < self.memory_utilization <= 1:
             raise ValueError(f"want memory_utilization in (0, 1], not {self.memory_utilization}")
         if self.kv_tokens is not None and self.kv_tokens < (self.block_tokens or 1):

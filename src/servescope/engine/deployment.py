@@ -50,8 +50,16 @@ class Deployment:
 
 
 def settle(config: EngineConfig) -> EngineConfig:
-    """The settings with those of its calibration, if it has one; raises BadInput."""
-    return config if config.calibration is None else read(config.calibration).settled(config)
+    """The settings with those of its calibration, if it has one, and the model's own format of
+    weights; raises BadInput."""
+    if config.calibration is not None:
+        config = read(config.calibration).settled(config)
+    if config.gpu is None:
+        return config
+    from servescope import catalog  # noqa: PLC0415 (only where a GPU is named)
+
+    dtype = catalog.weight_format(config.dtype, catalog.model(config.model))
+    return msgspec.structs.replace(config, dtype=dtype)
 
 
 def hardware(config: EngineConfig) -> tuple[Gpu, Overheads]:
@@ -79,6 +87,8 @@ def deploy(declared: EngineConfig, on: tuple[Gpu, Overheads] | None = None) -> D
 
     model, kind = catalog.model(config.model), policy(config.policy)
     gpu, overheads = on or hardware(config)
+    limits = {k: v for k, v in kind.limits_on(gpu).items() if getattr(config, k) is None}
+    config = msgspec.structs.replace(config, **limits)
     tp, pp, weights, kv_dtype = config.tp, config.pp, config.dtype, config.kv_dtype
     cost = Roofline(
         model, gpu, overheads, weights=weights, kv_dtype=kv_dtype, tp=tp, pp=pp, nodes=config.nodes

@@ -51,7 +51,7 @@ class BlockPool:
 
     def admit(self, work: Work, tokens: int, spare: int = 0) -> bool:
         """Give a request the blocks for so many tokens; False where they would leave fewer than
-        `spare` blocks. What of it is found in the cache counts as computed.
+        `spare` blocks. What of it is found in the cache, or comes with it, counts as computed.
         """
         found = self.find(work)
         wanted = -(-tokens // self.block_tokens)
@@ -74,7 +74,7 @@ class BlockPool:
         self.available -= idle
         self.take(taken)
         work.keys, work.noted, work.blocks = keys, found, wanted
-        work.computed = found * self.block_tokens
+        work.computed = max(found * self.block_tokens, work.brought_tokens)
         return True
 
     def take(self, blocks: int) -> None:

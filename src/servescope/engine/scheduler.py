@@ -20,6 +20,7 @@ from servescope.engine.kv import BlockPool
 from servescope.engine.lines import run
 
 if TYPE_CHECKING:
+    from servescope.catalog import Gpu
     from servescope.engine.config import EngineConfig
     from servescope.engine.cost import Cost
 
@@ -70,6 +71,8 @@ class Engine:
     """Whether it has a prefix cache at all."""
     reserves = False
     """Whether a request gets the blocks of its whole answer when it is admitted."""
+    disaggregates = False
+    """Whether it can decode what another engine computed the prompt of."""
     patience = FOREVER
     """After so many decode steps a policy wants to look again, though nothing has happened."""
 
@@ -102,6 +105,12 @@ class Engine:
         self.padding_sequences = self.padding_context = 0
         """What decode steps compute beside those who decode, and the tokens that they attend to."""
 
+    @classmethod
+    def limits_on(cls, _gpu: Gpu) -> dict[str, int]:
+        """Limits that it takes on such a GPU where settings leave them open, if they depend on it:
+        settings of `EngineConfig`."""
+        return {}
+
     # --- what a caller sees -----------------------------------------------------------------------
 
     @property
@@ -119,12 +128,9 @@ class Engine:
         """The share of KV blocks that requests hold, 0 to 1."""
         return self.kv.used / self.kv.capacity
 
-    def submit(self, work: Work) -> bool:
-        """Queue a request; False where the queue is full.
-
-        Raises ValueError with a sentence for the client where it could never be served.
-        """
-        prompt, answer, most = work.prompt_tokens, work.most_tokens, self.config.max_waiting
+    def check(self, work: Work) -> None:
+        """Raise ValueError with a sentence for the client where it could never be served."""
+        prompt, answer = work.prompt_tokens, work.most_tokens
         if prompt < 1 or work.output_tokens < 1:
             raise ValueError("The prompt must have at least one token, and so must the answer.")
         if prompt + answer > self.longest:
@@ -133,6 +139,11 @@ class Engine:
                 f"requested {answer} output tokens and your prompt contains "
                 f"{prompt} input tokens, for a total of {prompt + answer} tokens."
             )
+
+    def submit(self, work: Work) -> bool:
+        """Queue a request; False where the queue is full. Raises ValueError as `check` does."""
+        self.check(work)
+        most = self.config.max_waiting
         if most is not None and len(self.queue) >= most:
             self.totals.turned_away += 1
             return False
@@ -232,7 +243,9 @@ class Engine:
             return False
         del self.queue[work]
         self.batch[work] = None
-        if not work.scheduled:
+        if work.brought_tokens:
+            work.scheduled, work.brought_tokens = True, 0
+        elif not work.scheduled:
             work.scheduled, work.cached_tokens = True, work.computed
             if self.kv.prefix_cache:
                 self.totals.prefix_query_tokens += work.prompt_tokens

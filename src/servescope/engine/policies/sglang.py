@@ -21,6 +21,7 @@ from servescope.engine.scheduler import FOREVER, Engine
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from servescope.catalog import Gpu
     from servescope.engine import Step, Work
 
 INIT_SHARE = 0.7
@@ -31,6 +32,8 @@ SHARE_DECAY = (INIT_SHARE - LEAST_SHARE) / 600
 MOST_GUESSED = 4096
 """No answer is thought to get more tokens than this."""
 LPM_LONGEST_QUEUE = 128
+SMALL_BYTES = 25_000 * 2**20
+"""On smaller GPUs prompts are cut to 2048 tokens (server_args.py)."""
 RETRACT_STEPS = 20
 """Retraction leaves room for so many decode steps."""
 
@@ -39,6 +42,7 @@ class SgLang(Engine):
     """Prefill before decode, with retraction."""
 
     name = "sglang"
+    disaggregates = True
     max_num_seqs = 2048
     block_tokens = 1
     share, since = INIT_SHARE, 0
@@ -47,6 +51,11 @@ class SgLang(Engine):
     """With so many in the batch a request found no room: none is tried until one of them leaves."""
     cut: Work | None = None
     """The one whose prompt is computed in part."""
+
+    @classmethod
+    def limits_on(cls, gpu: Gpu) -> dict[str, int]:
+        """How long a chunk is."""
+        return {"max_num_batched_tokens": 2048 if gpu.memory_bytes < SMALL_BYTES else 8192}
 
     def plan(self, batch: Step) -> bool:
         """Compute prompts if any may be admitted, or else decode."""

@@ -23,6 +23,7 @@ class TensorRtLlm(Engine):
     """Mixed steps of whole prompts, with all blocks reserved."""
 
     name = "tensorrt-llm"
+    disaggregates = True
     max_num_seqs = 2048
     max_num_batched_tokens = 8192
     block_tokens = 32
@@ -33,10 +34,9 @@ class TensorRtLlm(Engine):
         left = self.max_num_batched_tokens - self.decoding
         while self.queue and len(self.batch) < self.max_num_seqs:
             work = next(iter(self.queue))
-            tokens = work.total - self.kv.find(work) * self.block_tokens
-            alone = (
-                tokens > self.max_num_batched_tokens and not batch.prompts
-            )  # or it would never be
+            found = self.kv.find(work) * self.block_tokens
+            tokens = work.total - max(found, work.brought_tokens)
+            alone = tokens > self.max_num_batched_tokens and not batch.prompts  # or never
             if (tokens > left and not alone) or not self.admit(work):
                 break
             self.compute(batch, work, tokens)

@@ -16,16 +16,27 @@ from typing import TYPE_CHECKING
 from servescope.engine.scheduler import Engine
 
 if TYPE_CHECKING:
+    from servescope.catalog import Gpu
     from servescope.engine import Step, Work
+
+LARGE_BYTES = 70 * 2**30
 
 
 class Vllm(Engine):
     """Mixed steps under one budget of tokens."""
 
     name = "vllm"
+    disaggregates = True
 
     cut: Work | None = None
     """The one whose prompt is computed in part: the last one admitted."""
+
+    @classmethod
+    def limits_on(cls, gpu: Gpu) -> dict[str, int]:
+        """Those of the API server, `EngineArgs.get_batch_defaults`."""
+        if gpu.memory_bytes >= LARGE_BYTES and not gpu.name.startswith("a100"):
+            return {"max_num_seqs": 1024, "max_num_batched_tokens": 8192}
+        return {"max_num_seqs": 256, "max_num_batched_tokens": 2048}
 
     def plan(self, batch: Step) -> bool:
         """Decode, then go on with the prompt that was cut, then admit."""
