@@ -1,12 +1,15 @@
 """Constants are found again, and what was not measured is predicted."""
 
+import msgspec
 import numpy as np
 import pytest
 
 import servescope
-from servescope.engine import calibration
+from servescope.engine import FS, calibration
 from servescope.engine.config import EngineConfig, parse
+from servescope.engine.cost import LinearCost
 from servescope.engine.deployment import deploy, hardware, settle
+from servescope.engine.lines import at
 from servescope.errors import BadInput
 from servescope.plan.calibrate import calibrate, predict
 from servescope.plan.error_bars import error_bar
@@ -46,6 +49,7 @@ def test_the_constants_of_a_simulated_server_are_found_again(fitted):
     for name in ("step", "prefill", "sequence", "turnaround"):
         assert found.settings[name] == pytest.approx(TRUE[name], rel=0.05), name
     assert found.settings["max_num_seqs"] == 8
+    assert "batch_scaling" not in found.settings  # as many as they have
 
 
 @pytest.mark.parametrize("load", ["users:4", "poisson:3"])
@@ -55,6 +59,57 @@ def test_a_load_that_was_not_measured_is_predicted_within_2_percent(simulated, f
     errors = np.abs([row.error for row in rows])
     assert np.median(errors) < 0.005
     assert errors.max() < 0.02
+
+
+def test_a_batch_that_does_not_cost_as_its_sequences_alone_is_found_and_predicted(tmp_path):
+    target = (
+        "sim:vllm?max_num_seqs=8&step=1ms&sequence=7ms&prefill=4ms&context=1us&turnaround=1ms"
+        "&batch_scaling=2.1,3.6,5,6.1,6.6,6.8,6.9"
+    )
+    lengths = {"input_tokens": "uniform:16-64", "output_tokens": "uniform:16-48"}
+    loads = ("users:1", "users:8", "users:4")
+    runs = {
+        load: measured(target, load, tmp_path, seed=k, **lengths) for k, load in enumerate(loads)
+    }
+    found = calibrate(EngineConfig(max_num_seqs=8), runs["users:1"] + runs["users:8"])
+    true = LinearCost.of(parse("TARGET", target))
+    like = LinearCost.of(msgspec.convert(found.settings, EngineConfig))
+    for size in range(1, 9):  # at 100 tokens of context each
+        assert at(like.decode(size), 100 * size) == pytest.approx(
+            at(true.decode(size), 100 * size), rel=0.03
+        )
+    path = tmp_path / "server.toml"
+    path.write_text(calibration.text(found))
+    rows = predict(EngineConfig(calibration=str(path)), runs["users:4"])
+    errors = np.abs([row.error for row in rows])
+    assert np.median(errors) < 0.01
+    assert errors.max() < 0.02
+
+
+@pytest.mark.parametrize(("sequences", "alone"), [(1, 1), (2, 2), (8, 3.6), (9, 3.9), (11, 4.5)])
+def test_between_two_sizes_of_batch_lies_a_line(sequences, alone):
+    scaling = "2,2.6,3,3.2,3.4,3.5,3.6,4.8"  # of 2 to 8, and 12
+    text = f"sim:vllm?step=1ms&sequence=10ms&context=0&batch_scaling={scaling}"
+    config = parse("TARGET", text)
+    assert at(LinearCost.of(config).decode(sequences), 0) == pytest.approx(
+        (1e-3 + alone * 10e-3) * FS
+    )
+
+
+def test_batches_beyond_the_last_size_cost_in_proportion_to_it():
+    config = parse("TARGET", "sim:vllm?step=1ms&sequence=10ms&context=0&batch_scaling=2,2.6,3")
+    assert at(LinearCost.of(config).decode(12), 0) == pytest.approx((1e-3 + 9 * 10e-3) * FS)
+
+
+@pytest.mark.parametrize("text", ["2,fast", "2,0", "2,,3", "inf"])
+def test_a_batch_scaling_that_is_no_list_of_numbers_is_refused(text):
+    with pytest.raises(BadInput, match="want batch_scaling to be numbers such as"):
+        parse("TARGET", f"sim:vllm?batch_scaling={text}")
+
+
+def test_the_settings_of_a_batch_are_said_as_they_are_read():
+    said = "sim:vllm?step=1ms&batch_scaling=2,2.6,3"
+    assert str(parse("TARGET", said)) == said
 
 
 def test_constants_that_a_run_cannot_tell_apart_are_said_to_be_uncertain(simulated):

@@ -77,6 +77,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """And this for each sequence of the batch."""
     context: float | str | None = None
     """And this for each token of context that the batch attends to."""
+    batch_scaling: str | None = None
+    """Batches of 2 to 8, 12, 16, 24, 32 ... cost as much as so many sequences alone: '2,2.9,3.6'.
+    Without it, as many as they have."""
     kv_tokens: int | None = None
     """Tokens that the KV cache holds; of a GPU, what its memory has room for."""
     block_tokens: int | None = None
@@ -99,10 +102,11 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             if said is not None and not _seconds(name, said):
                 raise ValueError(f"want {name} above 0, such as {name}=500us")
         for name in COSTS:
-            if getattr(self, name) is not None:
-                _seconds(name, getattr(self, name))
-                if self.gpu is not None:
-                    raise ValueError(f"want no {name} with a gpu: its steps cost what they cost")
+            self.cost_s(name)
+        _numbers("batch_scaling", self.batch_scaling)
+        said = [name for name in (*COSTS, "batch_scaling") if getattr(self, name) is not None]
+        if said and self.gpu is not None:
+            raise ValueError(f"want no {said[0]} with a gpu: its steps cost what they cost")
         for field in msgspec.structs.fields(self):
             value, least = getattr(self, field.name), _LEAST.get(field.name, 1)
             if type(value) is int and int in _kinds(field.type) and value < least:
@@ -122,13 +126,18 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     @property
     def policy(self) -> str:
-        """The name of its scheduler; llama.cpp's is taken to be like today's vLLM's."""
+        """The name of its scheduler; llama.cpp's is today's vLLM's (docs/calibration.md)."""
         return _POLICIES.get(self.engine, self.engine)
 
     def cost_s(self, name: str) -> float:
         """One of `COSTS` in seconds."""
         said = getattr(self, name)
         return _seconds(name, COSTS[name] if said is None else said)
+
+    @property
+    def scaling(self) -> list[float]:
+        """How many sequences alone batches of 2 to 8, 12, 16 ... cost; empty: as they have."""
+        return _numbers("batch_scaling", self.batch_scaling)
 
     @property
     def turnaround_s(self) -> float:
@@ -138,7 +147,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def __str__(self) -> str:
         """As the user would write it: `sim:vllm?step=5ms`, with what is not the default."""
         said = [
-            f"{field.name}={quote(_text(field.name, getattr(self, field.name)), safe=':/')}"
+            f"{field.name}={quote(_text(field.name, getattr(self, field.name)), safe=':/,')}"
             for field in msgspec.structs.fields(self)
             if field.name != "engine" and getattr(self, field.name) != field.default
         ]
@@ -190,6 +199,16 @@ def _seconds(name: str, said: float | str) -> float:
     if without_unit or not (math.isfinite(seconds) and seconds >= 0):
         raise ValueError(want)
     return seconds
+
+
+def _numbers(name: str, said: str | None) -> list[float]:
+    try:
+        found = [float(one) for one in said.split(",")] if said is not None else []
+    except ValueError:
+        found = [0.0]
+    if not all(0 < one < math.inf for one in found):
+        raise ValueError(f"want {name} to be numbers such as 2,3.4,4.9, not {said}")
+    return found
 
 
 def _kinds(kind: Any) -> tuple[Any, ...]:  # noqa: ANN401 (a type, or a union of them)

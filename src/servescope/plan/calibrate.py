@@ -1,10 +1,11 @@
 """Constants of a deployment from runs that were measured on it.
 
-Linear costs are first read off the tokens' times (`observed.equations`). Then each stage's own
-requests, with their lengths and either their times or the users who sent them, are replayed; the
-constants are those that bring the simulated TTFT, TPOT and end-to-end times nearest to the measured
-ones. The distance is Huber's, of the logarithms of means and percentiles, so that a metric's unit
-does not matter and a few odd percentiles have little say.
+Linear costs are first read off the tokens' times (`observed.equations`), and how the cost of a
+batch grows with its size where a line will not do. Then each stage's own requests, with their
+lengths and either their times or the users who sent them, are replayed; the constants are those
+that bring the simulated TTFT, TPOT and end-to-end times nearest to the measured ones. The distance
+is Huber's, of the logarithms of means and percentiles, so that a metric's unit does not matter and
+a few odd percentiles have little say; a weak tie to where it began holds what the runs do not tell.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import numpy as np
 
 from servescope import __version__
 from servescope.engine.calibration import Calibration, Residual
-from servescope.engine.config import COSTS, EngineConfig
+from servescope.engine.config import EngineConfig
+from servescope.engine.cost import sizes
 from servescope.engine.deployment import deploy, hardware
 from servescope.engine.replay import replay
 from servescope.errors import BadInput
@@ -38,6 +40,12 @@ STATISTICS = ("mean", "p50", "p90", "p95", "p99")
 """That are reported."""
 _FITTED = ("mean", "p25", "p50", "p75", "p90")
 """That constants are fitted to: beyond are few requests, and what else the machine did."""
+_SCALES_ALIKE = 0.3
+_AS_READ = 0.05
+"""Ties of `nearest`: of one size of batch to the size before, and of constants to what was read off
+the tokens' times, or stands in the catalogue."""
+_TOLD = 0.9
+"""A batch scales as its sequences' number unless that leaves so much more of the distances."""
 _LEAST = 1e-12
 _WAY_S = 1e-3
 """To the engine and back, for a search to begin with."""
@@ -54,7 +62,7 @@ def calibrate(config: EngineConfig, measured: Sequence[Stage], **origin: object)
     def distances(factors: Floats) -> Floats:
         return _distances(model, factors, measured)
 
-    found = nearest(distances, len(model.names))
+    found = nearest(distances, len(model.names), _AS_READ)
     settings, constants = model.of(found.factors)
     said = {
         field.name: getattr(settings, field.name)
@@ -85,17 +93,38 @@ def predict(config: EngineConfig, measured: Sequence[Stage]) -> list[Residual]:
 
 
 class _Linear:
-    """Without a GPU: the four costs, and the way to the engine and back."""
+    """Without a GPU: the four costs, and the way to the engine and back.
 
-    names = (*COSTS, "turnaround")
+    How the cost of a batch grows with its size is read off the tokens' times, and then stays.
+    """
+
+    names = ("step", "prefill", "context", "turnaround", "sequence")
 
     def __init__(self, config: EngineConfig, measured: Sequence[Stage]) -> None:
         self._config = config
-        work, seconds = equations(measured)
-        guess = np.median(seconds) / np.maximum(work.mean(axis=0), 1e-9) / 4
-        guess[-1] = _WAY_S
-        found = nearest(lambda factors: np.log(work @ (guess * factors) / seconds), len(guess))
-        self._start = guess * found.factors
+        found = equations(measured, config.max_num_seqs)
+        known, count = sizes(found.batches.shape[1] - 1), len(self.names)
+        columns = np.column_stack((found.work, found.batches @ [1, *known]))
+        guess = np.median(found.seconds) / np.maximum(columns.mean(axis=0), 1.0) / count
+        guess[self.names.index("turnaround")] = _WAY_S
+
+        def scaling(factors: Floats) -> Floats:
+            return np.array([1.0, *(known * np.cumprod(factors[count:]))])
+
+        def distances(factors: Floats) -> Floats:
+            *costs, sequence_s = guess * factors[:count]
+            took = found.work @ costs + sequence_s * (found.batches @ scaling(factors))
+            logs: Floats = np.log(took / found.seconds)
+            return logs
+
+        # A size that the runs do not show scales as the one before.
+        ties = np.repeat([0.0, _SCALES_ALIKE], [count, len(known)])
+        curve = nearest(distances, len(ties), ties)
+        line = nearest(lambda five: distances(np.append(five, np.ones(len(known)))), count)
+        told = curve.left < _TOLD * line.left
+        self._start = guess * (curve if told else line).factors[:count]
+        worth = scaling(curve.factors)[1:]
+        self._scaling = ",".join(f"{one:.4g}" for one in worth) if told else None
 
     def of(self, factors: Floats) -> tuple[EngineConfig, dict[str, float]]:
         """The settings, and no constants beside them."""
@@ -103,7 +132,8 @@ class _Linear:
         seconds = {
             name: float(f"{value:.6g}") for name, value in zip(self.names, values, strict=True)
         }
-        return msgspec.structs.replace(self._config, **seconds), {}
+        config = msgspec.structs.replace(self._config, **seconds, batch_scaling=self._scaling)
+        return config, {}
 
     def on(self, _constants: dict[str, float]) -> tuple[Gpu, Overheads] | None:
         """No hardware."""

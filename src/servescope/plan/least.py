@@ -16,7 +16,7 @@ HUBER = 0.05
 """Distances beyond this count by their size, no longer by their square."""
 _STEP = 0.02
 """Of a logarithm, for slopes: what is simulated changes in small jumps."""
-_TIES = 1e-3
+_LEAST = 1e-3
 """How firmly a factor that nothing depends on stays where it is."""
 _ROUNDS = 40
 _ENOUGH = 1e-5
@@ -29,28 +29,37 @@ class Found(NamedTuple):
 
     factors: Floats
     uncertainty: Floats
+    left: float
+    """How far what was found still is: Huber's sum of the distances, and the ties' squares."""
 
 
-def nearest(distances: Callable[[Floats], Floats], count: int) -> Found:
-    """Factors, all above 0, that make `distances` of them small; the search begins at 1."""
-    x, damping = np.zeros(count), 1e-2
+def nearest(distances: Callable[[Floats], Floats], count: int, ties: float | Floats = 0.0) -> Found:
+    """Factors, all above 0, that make `distances` of them small; the search begins at 1.
+
+    To move one by a logarithm of x counts as a distance of `ties` x, so that those that the
+    distances do not tell apart stay near where they began.
+    """
+    x, damping, firm = np.zeros(count), 1e-2, np.broadcast_to(np.square(ties), count)
     at = distances(np.exp(x))
+    left = _size(at)
     for _ in range(_ROUNDS):
         slopes = _slopes(distances, x, at)
-        before = _size(at)
+        before = left
         for _ in range(6):
-            step = _step(slopes, at, damping)
+            step = _step(slopes, at, damping, firm, x)
             there = distances(np.exp(x + step))
-            if _size(there) < before:
+            left = _size(there) + float(firm @ (x + step) ** 2)
+            if left < before:
                 damping /= 3
                 break
             damping *= 4
         else:
+            left = before
             break
         x, at = x + step, there
-        if before - _size(at) < _ENOUGH * before:
+        if before - left < _ENOUGH * before:
             break
-    return Found(np.exp(x), _uncertainty(_slopes(distances, x, at), at))
+    return Found(np.exp(x), _uncertainty(_slopes(distances, x, at), at), left)
 
 
 def _slopes(distances: Callable[[Floats], Floats], x: Floats, at: Floats) -> Floats:
@@ -68,11 +77,11 @@ def _size(at: Floats) -> float:
     return float(np.where(far < HUBER, far**2, 2 * HUBER * far - HUBER**2).sum())
 
 
-def _step(slopes: Floats, at: Floats, damping: float) -> Floats:
+def _step(slopes: Floats, at: Floats, damping: float, firm: Floats, x: Floats) -> Floats:
     weighted = slopes.T * _weights(at)
     normal = weighted @ slopes
-    ties = damping * np.diag(normal) + _TIES
-    step = np.linalg.solve(normal + np.diag(ties), -weighted @ at)
+    more = damping * np.diag(normal) + firm + _LEAST
+    step = np.linalg.solve(normal + np.diag(more), -weighted @ at - firm * x)
     limited: Floats = np.clip(step, -_FARTHEST, _FARTHEST).astype(np.float64)
     return limited
 

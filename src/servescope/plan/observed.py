@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from servescope import token_times
+from servescope.engine.cost import sizes
 from servescope.errors import BadInput
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
 
 METRICS = ("ttft_s", "tpot_s", "e2e_s")
-_FEWEST = 10
+_FEWEST = 8
 """Answers, for a stage to be worth fitting to."""
 _MOST = 5000
 """Requests of a stage that are replayed."""
@@ -63,19 +64,39 @@ def stages(runs: Iterable[Run]) -> list[Stage]:
     return found
 
 
-def equations(measured: Sequence[Stage]) -> tuple[Floats, Floats]:
-    """Work, shape (n, 5), and the seconds that it took, shape (n,).
+@dataclass(frozen=True, slots=True)
+class Equations:
+    """What took how long: a row for each stretch of a request's decode steps that had one batch,
+    and one for the first token of each request that came to an idle engine."""
 
-    The columns are steps, prompt tokens computed, sequences of all steps, tokens of context that
-    they attended to, and ways from client to engine and back. Between a request's first and last
-    token lie as many steps as it got tokens; whoever else got tokens meanwhile was in those steps,
-    too, and whose first token came, his prompt was computed. A request that came to an idle engine
-    tells of the way.
+    work: Floats
+    """Shape (n, 4): steps, prompt tokens computed, tokens of context attended to, and ways from
+    client to engine and back."""
+    batches: Floats
+    """Shape (n, 1 + m): of the steps, how many had a batch of 1 and of each of `sizes(m)`; one of a
+    size between two counts for both, in parts."""
+    seconds: Floats
+    """Shape (n,)."""
+
+
+def equations(measured: Sequence[Stage], largest: int | None = None) -> Equations:
+    """What the tokens' times tell; no batch is thought to be larger than `largest`.
+
+    Between two tokens of a request lies a step; whoever had a token before and another after it
+    was in it too, and whose first token came, his prompt was computed.
     """
-    each = [_equations(stage) for stage in measured]
-    work = np.concatenate([one[0] for one in each])
-    seconds = np.concatenate([one[1] for one in each])
-    return work[seconds > 0], seconds[seconds > 0]
+    rows = np.concatenate([_equations(stage) for stage in measured])
+    if largest is not None:
+        rows[:, 0] = np.minimum(rows[:, 0], largest)
+    most = rows[:, 0].max(initial=1)
+    count = 0
+    while [1, *sizes(count)][-1] < most:
+        count += 1
+    known = [1, *sizes(count)]
+    parts = [np.interp(rows[:, 0], known, unit) for unit in np.eye(len(known))]
+    batches = np.column_stack(parts) * rows[:, [1]]
+    there = rows[:, -1] > 0
+    return Equations(rows[there, 1:-1], batches[there], rows[there, -1])
 
 
 def _stage(load: str, rows: Columns, users: int | None) -> Stage:
@@ -93,34 +114,44 @@ def _stage(load: str, rows: Columns, users: int | None) -> Stage:
     )
 
 
-def _equations(stage: Stage) -> tuple[Floats, Floats]:
+def _equations(stage: Stage) -> Floats:
+    """Shape (n, 6): size of the batch, the columns of `Equations.work`, seconds."""
     rows = stage.rows
     first, last = token_times.first_chunk_ns(rows) / 1e9, token_times.last_chunk_ns(rows) / 1e9
     sent, computed = rows.sent_ns / 1e9, rows.input_tokens - np.maximum(rows.cached_tokens, 0)
-    made = rows.output_tokens
-    time, tokens, context = _tokens(rows)
-    span = first, last
-    decode = np.column_stack(
-        (
-            made - 1.0,
-            _between(first, np.maximum(computed, 1), *span),
-            _between(time, tokens, *span),
-            _between(time, tokens * context, *span),
-            np.zeros(len(rows)),
-        )
-    )
     # Nobody was in flight when it was sent, and only it was sent until its first token came.
     before = np.searchsorted(np.sort(sent), sent)
     idle = before == np.searchsorted(np.sort(last), sent, "right")
     alone = idle & (np.searchsorted(np.sort(sent), first, "right") - before == 1)
-    one = np.ones(alone.sum())
-    prompt = rows.input_tokens[alone]
-    prefill = np.column_stack((one, np.maximum(computed[alone], 1), one, prompt, one))
-    several = made > 1
-    return (
-        np.concatenate((decode[several], prefill)),
-        np.concatenate(((last - first)[several], (first - sent)[alone])),
-    )
+    one, prompt = np.ones(alone.sum()), np.maximum(computed[alone], 1)
+    took = (first - sent)[alone]
+    prefill = np.column_stack((one, one, prompt, rows.input_tokens[alone], one, took))
+    return np.concatenate((_stretches(rows, first, last, np.maximum(computed, 1.0)), prefill))
+
+
+def _stretches(rows: Columns, first: Floats, last: Floats, computed: Floats) -> Floats:
+    """As `_equations`, of what lies between a request's first token and its last.
+
+    Tokens of one step do not come at quite the same time. Halfway between two of a request, whoever
+    had a token and would have another was in the batch, and so were those whose first came then.
+    """
+    time, tokens, context = _tokens(rows)
+    row = token_times.chunk_rows(rows)
+    later = np.flatnonzero((row[1:] == row[:-1]) & (tokens[1:] > 0)) + 1
+    if not len(later):
+        return np.zeros((0, 6))
+    seconds = time[later] - time[later - 1]
+    after = np.append(np.where(np.diff(row[later]) == 0, seconds[1:], np.inf), np.inf)
+    span = time[later] - seconds / 2, time[later] + np.minimum(seconds, after) / 2
+    there = np.searchsorted(np.sort(last), span[0], "left")
+    size = np.maximum(np.searchsorted(np.sort(first), span[1], "right") - there, 1)
+    prompts = _between(first, computed, *span)
+    attended = _between(time, tokens * context, *span)
+    new = (np.diff(row[later]) != 0) | (np.diff(size) != 0) | (prompts[1:] > 0) | (prompts[:-1] > 0)
+    start = np.concatenate(([0], np.flatnonzero(new) + 1))
+    nothing = np.zeros(len(later))
+    sums = np.column_stack((tokens[later], prompts, attended, nothing, seconds))
+    return np.column_stack((size[start], np.add.reduceat(sums, start)))
 
 
 def _tokens(rows: Columns) -> tuple[Floats, Floats, Floats]:
