@@ -46,6 +46,8 @@ class Simulated:
         self._interrupt, self._watcher = interrupt, watcher
         deployment = deploy(config)
         self._engines, self._router = deployment.engines(), config.router
+        self._prefill = deployment.prefill_engines()
+        self._front_end, self._transfer = deployment.front_end, deployment.transfer
         overhead = len(prompt_tokens((Message("user", "a"),))) - len(tokenize("a"))
         ruler = replace(ruler_from_tokenizer(tokenize, TOKENIZER), overhead=overhead)
         check_context(plan, deployment.longest)
@@ -70,7 +72,7 @@ class Simulated:
 
     def flush_cache(self) -> str:
         """Empty the prefix cache."""
-        for engine in self._engines:
+        for engine in (*self._engines, *self._prefill):
             engine.flush_cache()
         return "simulated"
 
@@ -82,6 +84,9 @@ class Simulated:
             self._engines,
             deal,
             router=self._router,
+            front_end=self._front_end,
+            prefill=self._prefill,
+            transfer=self._transfer,
             first=stage.first_request,
             stage=number,
             start_ns=self._now_ns,

@@ -1,14 +1,18 @@
 """What is planned agrees with known answers, and moves the right way."""
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from servescope import catalog, lengths
+from servescope.conduct import conduct
 from servescope.engine.config import EngineConfig
-from servescope.engine.deployment import deploy
+from servescope.engine.deployment import deploy, hardware
+from servescope.engine.replay import replay
 from servescope.errors import BadInput
+from servescope.experiment import Trial
 from servescope.goodput import parse_slo
 from servescope.plan.answers import Question, answer, compare
 from servescope.plan.cost import cost
@@ -18,7 +22,7 @@ from servescope.plan.memory import memory
 from servescope.plan.rate import highest_rate
 from servescope.plan.shares import shares
 from servescope.plan.size import choose
-from servescope.plan.workload import Workload, at_rate, saturated, with_users
+from servescope.plan.workload import Workload, at_rate, saturated, statistic, with_users
 from servescope.report.plan import plan
 
 LLAMA = EngineConfig(model="llama-2-13b", gpu="a800-sxm-80gb")
@@ -108,11 +112,57 @@ def test_one_user_gets_what_the_costs_say():
     assert alone.tpot_s.mean() == pytest.approx(8e-3 + 20e-6 + (256 + 32) * 90e-9)
 
 
-def test_a_front_end_is_passed_one_by_one():
-    free = at_rate(deploy(SMALL), workload(), 5.0, 2000)
-    held = at_rate(deploy(SMALL), workload(), 5.0, 2000, front_s=0.1)
-    # M/D/1 at half load: 100 ms of service and on average 50 ms of waiting.
-    assert held.ttft_s.mean() - free.ttft_s.mean() == pytest.approx(0.15, rel=0.1)
+LLAMA_8B = EngineConfig(model="llama-3.1-8b", gpu="h100-sxm-80gb")
+LENGTHS = {"input_tokens": "uniform:64-512", "output_tokens": "uniform:16-128"}
+
+
+def simulated(config, tmp_path, load, requests):
+    """Records of `servescope run` in virtual time, without what `plan` leaves out as a warm-up."""
+    trial = Trial(
+        target=str(config), load=[load], requests=requests, seed=3, out=str(tmp_path), **LENGTHS
+    )
+    records = sorted(conduct(trial).records(), key=lambda record: record.request)
+    sent, first = (
+        np.array([getattr(record, name) / 1e9 for record in records])
+        for name in ("sent_ns", "first_output_ns")
+    )
+    return records, sent, first - sent
+
+
+def test_a_run_in_virtual_time_has_the_ttft_that_is_planned(tmp_path):
+    records, sent_s, ttft_s = simulated(LLAMA_8B, tmp_path, "poisson:30", 300)
+    deployment = deploy(LLAMA_8B)
+    replayed = replay(
+        deployment.engines(),
+        [record.input_tokens for record in records],
+        [record.output_tokens for record in records],
+        arrivals_s=sent_s,
+        front_end=deployment.front_end,
+    )
+    planned_s = replayed.first_s - replayed.sent_s
+    assert np.median(planned_s) == pytest.approx(np.median(ttft_s), rel=1e-6)
+    assert planned_s == pytest.approx(ttft_s, rel=1e-5)
+
+
+def test_one_user_in_virtual_time_waits_as_long_as_is_planned(tmp_path):
+    wanted = Workload(*(lengths.parse("", text) for text in LENGTHS.values()), seed=3)
+    alone = with_users(deploy(LLAMA_8B), wanted, 1, requests=50)
+    _, _, ttft_s = simulated(LLAMA_8B, tmp_path, "users:1", 50)
+    assert statistic(alone.ttft_s, "p50") == pytest.approx(np.median(ttft_s[5:]), rel=1e-6)
+    assert min(ttft_s) > 22e-3
+
+
+def test_a_front_end_that_is_faster_than_the_engine_delays_and_takes_no_throughput():
+    gpu, software = hardware(LLAMA_8B)
+    none = msgspec.structs.replace(software, request_s=0.0, token_s=0.0)
+    free, held = (
+        at_rate(deploy(LLAMA_8B, (gpu, one)), workload(), 15.0, 2000) for one in (none, software)
+    )
+    assert 22e-3 < held.ttft_s.mean() - free.ttft_s.mean() < 30e-3
+    assert held.requests_per_s == pytest.approx(free.requests_per_s, rel=0.01)
+    # 22 ms a request and 10 us for each of its 64 tokens.
+    busy = held.replayed.front_end_s / held.replayed.makespan_s
+    assert busy == pytest.approx(held.requests_per_s * 22.64e-3, rel=0.02)
 
 
 # --- sizes, fleets, costs -------------------------------------------------------------------------

@@ -11,6 +11,8 @@ from servescope.summary import summarise
 pytestmark = pytest.mark.slow
 
 
+ON_GPU = "sim:vllm?model=llama-3.1-8b&gpu=h100-sxm-80gb"
+"""With a front end: 22 ms a request, so that it is busy for half of the time at 20 requests/s."""
 TRIES = 3
 """A machine that others use is late now and then: a run that agrees is enough."""
 
@@ -35,8 +37,10 @@ def figures(target, tmp_path, **options):
             "sim:vllm?step=20ms",
             {"load": ["users:8"], "requests": 120, "data": "sessions:turns=4,think=30ms"},
         ),
+        (ON_GPU, {"load": ["users:4"], "requests": 120}),
+        (ON_GPU, {"load": ["poisson:20"], "requests": 240}),
     ],
-    ids=["closed", "open", "queue", "preemption", "sessions"],
+    ids=["closed", "open", "queue", "preemption", "sessions", "gpu, closed", "gpu, open"],
 )
 def test_the_same_workload_agrees_within_three_percent(sim, options, tmp_path):
     options |= {"input_tokens": "uniform:32-96", "output_tokens": "uniform:8-24"}

@@ -8,6 +8,8 @@ import msgspec
 
 from servescope.engine.calibration import read
 from servescope.engine.cost import LinearCost
+from servescope.engine.disaggregation import NO_TRANSFER, Transfer
+from servescope.engine.front_end import NO_FRONT_END, FrontEndCost
 from servescope.engine.policies import policy
 from servescope.errors import BadInput
 
@@ -25,8 +27,20 @@ TOKENS = 16384
 class Deployment:
     """Engines alike that serve one model. What `config` left open is said by the attributes."""
 
-    def __init__(self, declared: EngineConfig, config: EngineConfig, cost: Cost) -> None:
+    def __init__(
+        self,
+        declared: EngineConfig,
+        config: EngineConfig,
+        cost: Cost,
+        front_end: FrontEndCost = NO_FRONT_END,
+        transfer: Transfer = NO_TRANSFER,
+    ) -> None:
         self.declared, self.cost, self._config = declared, cost, config
+        self.front_end = front_end
+        """Of each replica. None where costs are linear or calibrated, since it is then within the
+        turnaround, and none of engines whose API server shares their own process."""
+        self.transfer = transfer
+        """Of KV from those who compute prompts, if some only do that."""
         one = self.engine()
         self.model, self.wire, self.max_waiting = config.model, config.wire, config.max_waiting
         self.kv_blocks, self.block_tokens = one.kv.capacity, one.block_tokens
@@ -40,8 +54,12 @@ class Deployment:
         return policy(self._config.policy)(self._config, self.cost)
 
     def engines(self) -> list[Engine]:
-        """All replicas, fresh."""
+        """All replicas that answer, fresh."""
         return [self.engine() for _ in range(self._config.replicas)]
+
+    def prefill_engines(self) -> list[Engine]:
+        """All replicas that only compute prompts, fresh."""
+        return [self.engine() for _ in range(self._config.prefill_replicas)]
 
     @property
     def kv_tokens(self) -> int:
@@ -80,10 +98,13 @@ def deploy(declared: EngineConfig, on: tuple[Gpu, Overheads] | None = None) -> D
     model does not fit.
     """
     config = settle(declared)
+    if config.prefill_replicas and (config.gpu is None or not policy(config.policy).disaggregates):
+        want = "want none without a gpu, or with another engine than vllm, sglang and tensorrt-llm"
+        raise BadInput("prefill_replicas", str(config.prefill_replicas), want)
     if config.gpu is None:
         return Deployment(declared, config, LinearCost.of(config))
     from servescope import catalog  # noqa: PLC0415 (only where a GPU is named)
-    from servescope.engine.costs import Roofline, kv_tokens  # noqa: PLC0415
+    from servescope.engine.costs import Network, Roofline, kv_tokens  # noqa: PLC0415
 
     model, kind = catalog.model(config.model), policy(config.policy)
     gpu, overheads = on or hardware(config)
@@ -113,4 +134,9 @@ def deploy(declared: EngineConfig, on: tuple[Gpu, Overheads] | None = None) -> D
         raise BadInput("gpu", config.gpu, want)
     longest = config.max_model_len or model.context_tokens
     concrete = msgspec.structs.replace(config, kv_tokens=room, max_model_len=longest)
-    return Deployment(declared, concrete, cost)
+    front_end = NO_FRONT_END
+    if config.calibration is None:
+        front_end = FrontEndCost(overheads.request_s, overheads.token_s)
+    token_bytes = model.kv_bytes_per_token(kv_dtype, tp, pp)
+    transfer = Transfer(token_bytes / config.transfer_bytes_per_s, Network().latency_s)
+    return Deployment(declared, concrete, cost, front_end, transfer)

@@ -74,7 +74,8 @@ class BlockPool:
         self.available -= idle
         self.take(taken)
         work.keys, work.noted, work.blocks = keys, found, wanted
-        work.computed = max(found * self.block_tokens, work.brought_tokens)
+        # Of KV that was brought, the last token is computed again: that makes the next one.
+        work.computed = max(found * self.block_tokens, min(work.brought_tokens, work.total - 1))
         return True
 
     def take(self, blocks: int) -> None:

@@ -3,21 +3,23 @@
 The lean sibling of `simulate.py`: no text and no records, but several replicas behind a router. It
 needs memory for the requests in flight, and for a few numbers of each request.
 
-Times are the client's, as in `simulate.py`: an engine sees a request half a turnaround after it was
-sent, and its tokens are seen half a turnaround after they were made. The router takes no time.
+Times are the client's, as in `simulate.py`: a request is at the router half a turnaround after it
+was sent, and its tokens are seen half a turnaround after they went out. The router takes no time;
+behind it each replica has a front end, if there is one (`front_end.py`).
 """
 
 from __future__ import annotations
 
 import heapq
 from array import array
-from collections import deque
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from servescope.engine import FS, Work
+from servescope.engine.disaggregation import NO_TRANSFER, Prefill, Transfer
+from servescope.engine.front_end import NO_FRONT_END, FrontEnd, FrontEndCost
 from servescope.engine.routers import ROUTERS
 from servescope.engine.scheduler import FOREVER, Engine, Totals
 from servescope.errors import BadInput
@@ -50,13 +52,15 @@ class Replayed:
     tokens: NDArray[np.int64]
     """Of its answer; 0 where it was not taken."""
     totals: Totals
-    """Of all replicas together."""
+    """Of all replicas together that answer."""
     prompt_s: float
     """Time in steps that only compute prompts, of all replicas together."""
     mixed_s: float
     """Time in steps that compute prompts beside decodes."""
     decode_s: float
     """Time in steps that only decode."""
+    front_end_s: float
+    """Time that front ends were busy, of all replicas together."""
 
     @property
     def makespan_s(self) -> float:
@@ -81,6 +85,9 @@ def replay(
     groups: ArrayLike | None = None,
     prefix_tokens: ArrayLike | None = None,
     router: str = "round_robin",
+    front_end: FrontEndCost = NO_FRONT_END,
+    prefill: Sequence[Engine] = (),
+    transfer: Transfer = NO_TRANSFER,
     turnaround_s: float | None = None,
 ) -> Replayed:
     """Have engines, fresh ones, serve requests of such lengths.
@@ -88,8 +95,9 @@ def replay(
     Either `arrivals_s` says when each is sent, in order, or `users` send the next one as soon as
     they have an answer. `most_tokens` is what each asks for (`max_tokens`), by default what it
     gets. Requests of one group have their first `prefix_tokens` in common, and the router may heed
-    the group; -1 is none. `turnaround_s` is by default the engines' own. Raises BadInput naming the
-    argument.
+    the group; -1 is none. Each engine has a `front_end` like this. With `prefill`, those engines
+    compute the prompts, and hand them over by `transfer`. `turnaround_s` is by default the engines'
+    own. Raises BadInput naming the argument.
     """
     fleet = [engines] if isinstance(engines, Engine) else list(engines)
     prompts = np.asarray(prompt_tokens, np.int64)
@@ -123,6 +131,8 @@ def replay(
         works=_works(prompts, outputs, most, group, prefix),
         arrivals_s=arrivals,
         users=users or 0,
+        front_end=front_end,
+        prefill=Prefill(prefill, transfer) if prefill else None,
         turnaround_s=turnaround_s,
         count=count,
     )
@@ -137,6 +147,7 @@ def replay(
         prompt_s=loop.prompt_fs / FS,
         mixed_s=loop.mixed_fs / FS,
         decode_s=loop.decode_fs / FS,
+        front_end_s=sum(front.busy for front in loop.fronts) / FS,
     )
 
 
@@ -154,19 +165,32 @@ class _Loop:
         works: Iterator[Work],
         arrivals_s: Iterator[float] | None,
         users: int,
+        front_end: FrontEndCost,
+        prefill: Prefill | None,
         turnaround_s: float,
         count: int,
     ) -> None:
-        self.fleet, self.route, self.works, self.arrivals_s = fleet, route, works, arrivals_s
+        self.route, self.works, self.arrivals_s = route, works, arrivals_s
+        self.prefill, self.answering = prefill, len(fleet)
+        self.fleet = [*fleet, *prefill.engines] if prefill else fleet
+        """Those that answer, and those that only compute prompts."""
         self.half_fs = max(1, round(turnaround_s * FS / 2))
-        self.coming = deque([self.half_fs] * users)
-        """When the next requests come, as far as known; of those who send them in a closed loop."""
+        self.coming = [self.half_fs] * users
+        """Heap of when the next requests come, as far as known; of those who send them in a closed
+        loop."""
+        self.fronts = [FrontEnd(front_end) for _ in fleet]
+        self.fronts += [FrontEnd(NO_FRONT_END) for _ in self.fleet[len(fleet) :]]
+        self.inboxes: list[list[tuple[int, int, Work]]] = [[] for _ in self.fleet]
+        """Of each engine, heap of the requests that come to it later: when, number, request."""
         self.due: list[tuple[int, int]] = []
-        """Heap of (when its step is over, replica)."""
-        self.steps: list[Step | None] = [None] * len(fleet)
-        self.awake = [False] * len(fleet)
+        """Heap of (when its step is over, replica), or (when the next of its inbox comes to it,
+        ~replica), which goes before."""
+        self.steps: list[Step | None] = [None] * len(self.fleet)
+        self.awake = [False] * len(self.fleet)
+        self.more = True
+        """Whether there are requests that have not come."""
         self.loads = [0] * len(fleet)
-        """Requests that each replica has."""
+        """Requests that each replica has to answer, in its front end and in engines."""
         self.end_s = array("d", [np.nan]) * count
         self.sent_s, self.first_s = self.end_s[:], self.end_s[:]
         self.prompt_fs = self.mixed_fs = self.decode_fs = 0
@@ -174,49 +198,79 @@ class _Loop:
     def run(self) -> None:
         """Serve all."""
         due, coming = self.due, self.coming
-        work, come_fs = next(self.works, None), FOREVER
-        while work is not None or due:
-            if work is not None:
-                if not coming and self.arrivals_s is not None:
-                    coming.append(round(next(self.arrivals_s) * FS) + self.half_fs)
-                come_fs = coming[0] if coming else FOREVER
-            if due and due[0][0] < come_fs:
-                self._turn(*heapq.heappop(due), come_fs, more=work is not None)
-            elif work is not None:
-                self._send(work, coming.popleft())
-                work, come_fs = next(self.works, None), FOREVER
+        for work in self.works:
+            if self.arrivals_s is not None:
+                coming.append(round(next(self.arrivals_s) * FS) + self.half_fs)
+            while not coming or (due and due[0][0] < coming[0]):
+                self._turn(*heapq.heappop(due), coming[0] if coming else FOREVER)
+            self._send(work, heapq.heappop(coming))
+        self.more = False
+        while due:
+            self._turn(*heapq.heappop(due), FOREVER)
 
     def _send(self, work: Work, now_fs: int) -> None:
         """A request comes to the router."""
         number, group = work.owner
         work.owner = number
         chosen = self.route(self.loads, group)
+        self.loads[chosen] += 1
         self.sent_s[number] = (now_fs - self.half_fs) / FS
+        ready_fs = self.fronts[chosen].take_in(now_fs)
+        if ready_fs > now_fs:
+            self._later(work, ready_fs, chosen)
+        else:
+            self._submit(work, now_fs, chosen)
+
+    def _later(self, work: Work, ready_fs: int, replica: int) -> None:
+        """A request will come to an engine."""
+        heapq.heappush(self.inboxes[replica], (ready_fs, work.owner, work))
+        heapq.heappush(self.due, (ready_fs, ~replica))
+
+    def _submit(self, work: Work, now_fs: int, replica: int) -> None:
+        """A request comes to an engine: to that which answers, or to one that computes prompts."""
+        engine = replica
         try:
-            taken = self.fleet[chosen].submit(work)
+            if self.prefill is not None and not work.brought_tokens:
+                self.fleet[replica].check(work)
+                engine, work = self.prefill.begin(work, (work, replica))
+                engine += self.answering
+            taken = self.fleet[engine].submit(work)
         except ValueError:
             taken = False
-        if taken:
-            self.loads[chosen] += 1
-            if not self.awake[chosen]:
-                self.awake[chosen] = True
-                heapq.heappush(self.due, (now_fs, chosen))
-        elif self.arrivals_s is None:
-            self.coming.append(now_fs + 2 * self.half_fs)
+        if not taken:
+            self._left(now_fs, replica)
+        elif not self.awake[engine]:
+            self.awake[engine] = True
+            heapq.heappush(self.due, (now_fs, engine))
 
-    def _turn(self, now_fs: int, replica: int, come_fs: int, *, more: bool) -> None:
-        """A step of a replica is over, and its next one begins.
+    def _left(self, out_fs: int, replica: int) -> None:
+        """A replica is through with a request, and told its client at that time."""
+        self.loads[replica] -= 1
+        if self.arrivals_s is None:
+            heapq.heappush(self.coming, out_fs + 2 * self.half_fs)
 
-        At `come_fs` the next request comes, as far as is known, if there are more.
+    def _turn(self, now_fs: int, replica: int, come_fs: int) -> None:
+        """A step of a replica is over, and its next one begins; or a request comes to its engine.
+
+        At `come_fs` the next request comes to the router, as far as is known.
         """
+        if replica < 0:
+            self._submit(heapq.heappop(self.inboxes[~replica])[2], now_fs, ~replica)
+            return
         step = self.steps[replica]
         if step is not None:
             self._note(step, now_fs, replica)
-        if more and self.arrivals_s is None:  # an answer brings the user's next request
-            if self.coming:
-                come_fs = min(come_fs, self.coming[0])
-            if self.due:
-                come_fs = min(come_fs, self.due[0][0] + 2 * self.half_fs)
+        if self.more:
+            if self.arrivals_s is None:  # an answer brings the user's next request
+                if self.coming:
+                    come_fs = min(come_fs, self.coming[0])
+                if self.due:
+                    come_fs = min(come_fs, self.due[0][0] + 2 * self.half_fs)
+            come_fs += self.fronts[replica].half
+        if self.inboxes[replica]:
+            come_fs = min(come_fs, self.inboxes[replica][0][0])
+        if self.prefill is not None and self.due:
+            come_fs = min(come_fs, self.due[0][0] + self.prefill.latency_fs)
         step = self.steps[replica] = self.fleet[replica].step(FOREVER, come_fs - now_fs)
         if step is None:
             self.awake[replica] = False
@@ -231,17 +285,29 @@ class _Loop:
             self.mixed_fs += step.duration_fs
         else:
             self.prompt_fs += step.duration_fs
-        if step.begun or step.finished:
-            seen_s = (now_fs + self.half_fs) / FS
-            for work in step.begun:
-                if work.made == 1:  # not computed anew
-                    self.first_s[work.owner] = seen_s
+        if replica >= self.answering and self.prefill is not None:
+            for computed in step.finished:
+                work, chosen = computed.owner
+                ready_fs = self.prefill.end(replica - self.answering, computed, work, now_fs)
+                self._later(work, ready_fs, chosen)
+            return
+        front = self.fronts[replica]
+        for work in step.begun:
+            if work.made == 1:  # not computed anew
+                out_fs = front.open(now_fs)
+                self.first_s[work.owner] = (out_fs + self.half_fs) / FS
+                if work.output_tokens == 1:
+                    self.end_s[work.owner] = self.first_s[work.owner]
+                    self._left(out_fs, replica)
+        if step.finished:
+            out_fs, tokens = front.out(now_fs), 0
+            seen_s = (out_fs + self.half_fs) / FS
             for work in step.finished:
-                self.end_s[work.owner] = seen_s
-            if step.finished:
-                self.loads[replica] -= len(step.finished)
-                if self.arrivals_s is None:
-                    self.coming.extend([now_fs + 2 * self.half_fs] * len(step.finished))
+                tokens += work.output_tokens
+                if work.output_tokens > 1:
+                    self.end_s[work.owner] = seen_s
+                    self._left(out_fs, replica)
+            front.charge(now_fs, tokens)
 
 
 # --- columns --------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from servescope.plan.memory import Memory, memory
 from servescope.plan.rate import Rate, highest_rate
 from servescope.plan.shares import Shares, shares
 from servescope.plan.size import Choice, choose
-from servescope.plan.workload import front_end_s, saturated
+from servescope.plan.workload import saturated
 from servescope.plugins import one_of
 
 if TYPE_CHECKING:
@@ -149,9 +149,7 @@ def _costs(
         price = hardware(settle(config))[0].price_per_hour
     gpus, error = config.tp * config.pp, error_bar(config, "throughput")
     one = msgspec.structs.replace(config, replicas=1)
-    full = saturated(
-        deploy(one), question.workload, front_end_s(config, question.workload.means[1])
-    )
+    full = saturated(deploy(one), question.workload)
     tokens = (full.input_tokens_per_s, full.output_tokens_per_s)
     found = [cost(price, gpus, *tokens, at="one replica, always full", error=error)]
     if rate is not None and rate.requests_per_s:
@@ -176,8 +174,7 @@ def _setting(config: EngineConfig, question: Question) -> Setting:
     served = None
     if held.fits:
         one = msgspec.structs.replace(config, replicas=1)
-        front_s = front_end_s(config, question.workload.means[1])
-        served = saturated(deploy(one), question.workload, front_s).output_tokens_per_s
+        served = saturated(deploy(one), question.workload).output_tokens_per_s
     return Setting(
         memory_utilization=config.memory_utilization,
         memory=held,

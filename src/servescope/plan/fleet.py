@@ -14,7 +14,6 @@ from servescope.plan.rate import Point, point
 from servescope.plan.workload import (
     Served,
     at_rate,
-    front_end_s,
     requests_for,
     saturated,
     statistic,
@@ -96,8 +95,7 @@ class _Search:
     ) -> None:
         self._config = msgspec.structs.replace(config, replicas=1)
         self._workload, self._traffic, self._bounds = workload, traffic, bounds
-        self._front_s = front_end_s(config, workload.means[1])
-        full = saturated(deploy(self._config), workload, self._front_s)
+        full = saturated(deploy(self._config), workload)
         self.full_per_s = full.requests_per_s
         self._stay_s = statistic(full.e2e_s, "mean")
         self._served: dict[int, Served] = {}
@@ -135,8 +133,8 @@ class _Search:
             if rate is not None:
                 in_flight = min(rate, self.full_per_s * replicas) * self._stay_s
                 requests = requests_for(in_flight)
-                found = at_rate(deployment, self._workload, rate, requests, self._front_s)
+                found = at_rate(deployment, self._workload, rate, requests)
             else:
-                found = with_users(deployment, self._workload, users or 1, self._front_s)
+                found = with_users(deployment, self._workload, users or 1)
             self._served[replicas] = found
         return self._served[replicas]

@@ -17,7 +17,6 @@ from servescope.plan.error_bars import ErrorBar, error_bar
 from servescope.plan.workload import (
     Served,
     at_rate,
-    front_end_s,
     requests_for,
     saturated,
     statistic,
@@ -115,8 +114,7 @@ class _Search:
 
     def __init__(self, config: EngineConfig, workload: Workload, bounds: Sequence[Bound]) -> None:
         self._deployment, self._workload, self._bounds = deploy(config), workload, bounds
-        self._front_s = front_end_s(config, workload.means[1])
-        full = saturated(self._deployment, workload, self._front_s)
+        full = saturated(self._deployment, workload)
         self.saturation_per_s = full.requests_per_s
         self.unit = full.requests_per_s / _STEPS
         in_flight = full.requests_per_s * statistic(full.e2e_s, "mean")
@@ -145,13 +143,11 @@ class _Search:
         """The rate; if it is below the grid, whether a request alone meets the SLO."""
         if low:
             return low * self.unit
-        alone = with_users(self._deployment, self._workload, 1, self._front_s)
+        alone = with_users(self._deployment, self._workload, 1)
         return 0.0 if alone.missed(self._bounds) else self.unit / 2
 
     def _missed(self, k: int) -> Bound | None:
         if k not in self.served:
             rate = k * self.unit
-            self.served[k] = at_rate(
-                self._deployment, self._workload, rate, self._requests, self._front_s
-            )
+            self.served[k] = at_rate(self._deployment, self._workload, rate, self._requests)
         return self.served[k].missed(self._bounds)

@@ -16,7 +16,7 @@ import msgspec
 from servescope.engine.costs import Roofline
 from servescope.engine.deployment import deploy, hardware, settle
 from servescope.plan.error_bars import ErrorBar, error_bar
-from servescope.plan.workload import front_end_s, to_fill, with_users
+from servescope.plan.workload import to_fill, with_users
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,9 +68,9 @@ def shares(config: EngineConfig, workload: Workload, users: int | None = None) -
     config = msgspec.structs.replace(settle(config), replicas=1)
     deployment = deploy(config)
     users = users or to_fill(deployment, workload)
-    front_s, told = front_end_s(config, workload.means[1]), _Told(deployment.cost)
+    told = _Told(deployment.cost)
     engine = cast("Engine", _Watched(deployment.engine(), told.note))
-    served = with_users(deployment, workload, users, front_s, engines=[engine])
+    served = with_users(deployment, workload, users, engines=[engine])
     whole = max(told.seconds, 1e-12)
     return Shares(
         users=users,
@@ -82,7 +82,7 @@ def shares(config: EngineConfig, workload: Workload, users: int | None = None) -
         resources={name: spent / whole for name, spent in told.resources.items()},
         busy=min(1.0, told.seconds / served.replayed.makespan_s),
         kv_full=told.kv_full_s / whole,
-        front_end=min(1.0, served.requests_per_s * front_s),
+        front_end=min(1.0, served.replayed.front_end_s / served.replayed.makespan_s),
         elasticity=_elasticities(config, workload, users, served.output_tokens_per_s),
         error=error_bar(config, "throughput"),
     )
@@ -166,11 +166,9 @@ def _elasticities(
     config: EngineConfig, workload: Workload, users: int, before: float
 ) -> dict[str, float]:
     """d ln throughput / d ln constant, with the same users and requests."""
-    outputs = workload.means[1]
 
     def again(changed: EngineConfig, on: On | None = None) -> float:
-        front_s = front_end_s(changed, outputs, on[1] if on else None)
-        served = with_users(deploy(changed, on), workload, users, front_s)
+        served = with_users(deploy(changed, on), workload, users)
         return math.log(served.output_tokens_per_s / before) / math.log(BETTER)
 
     tokens = deploy(config).kv_tokens

@@ -14,13 +14,7 @@ from servescope.engine.deployment import deploy
 from servescope.plan.error_bars import ErrorBar, error_bar
 from servescope.plan.memory import Memory, memory
 from servescope.plan.rate import highest_rate
-from servescope.plan.workload import (
-    front_end_s,
-    saturated,
-    statistic,
-    to_fill,
-    with_users,
-)
+from servescope.plan.workload import saturated, statistic, to_fill, with_users
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,9 +94,9 @@ def size(
     held = memory(config, context_tokens)
     if not held.fits:
         return Size(tp=held.tp, gpus=held.gpus, memory=held)
-    deployment, front_s = deploy(config), front_end_s(config, workload.means[1])
-    full = saturated(deployment, workload, front_s)
-    alone = with_users(deployment, workload, 1, front_s, requests=_ALONE)
+    deployment = deploy(config)
+    full = saturated(deployment, workload)
+    alone = with_users(deployment, workload, 1, requests=_ALONE)
     slo_rate = highest_rate(config, workload, bounds, seeds=1).requests_per_s if bounds else None
     return Size(
         tp=held.tp,

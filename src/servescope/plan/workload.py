@@ -14,7 +14,6 @@ import msgspec
 import numpy as np
 
 from servescope import lengths
-from servescope.engine.deployment import hardware, settle
 from servescope.engine.replay import replay
 from servescope.errors import BadInput
 from servescope.lengths import Lengths
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from servescope.catalog import Overheads
-    from servescope.engine.config import EngineConfig
     from servescope.engine.deployment import Deployment
     from servescope.engine.replay import Replayed
     from servescope.engine.scheduler import Engine
@@ -109,62 +106,46 @@ def statistic(values: Floats, name: str) -> float:
     return float(np.percentile(known, float(name.removeprefix("p"))))
 
 
-def front_end_s(config: EngineConfig, outputs: float, overheads: Overheads | None = None) -> float:
-    """Seconds that the front end of an engine is busy with a request of so many output tokens.
-
-    It is within the turnaround of a calibrated server. `overheads` stand for the catalogue's.
-    """
-    settled = settle(config)
-    if settled.gpu is None or settled.calibration is not None:
-        return 0.0
-    found = overheads or hardware(settled)[1]
-    return found.request_s + found.token_s * outputs
-
-
-def at_rate(
-    deployment: Deployment, workload: Workload, rate: float, requests: int, front_s: float = 0.0
-) -> Served:
-    """Requests come at so many per second; `front_s` each keeps one front end a replica busy."""
-    config = deployment.declared
+def at_rate(deployment: Deployment, workload: Workload, rate: float, requests: int) -> Served:
+    """Requests come at so many per second."""
     prompts, outputs = workload.draw(requests)
     sent_s = np.cumsum(workload.gaps(requests)) / rate
-    come_s = _after_queue(sent_s, front_s / config.replicas) if front_s else sent_s
     replayed = replay(
-        deployment.engines(), prompts, outputs, arrivals_s=come_s, router=config.router
+        deployment.engines(),
+        prompts,
+        outputs,
+        arrivals_s=sent_s,
+        router=deployment.declared.router,
+        front_end=deployment.front_end,
     )
-    return _served(replayed, prompts, sent_s, (sent_s[0], sent_s[-1]))
+    return _served(replayed, prompts, (sent_s[0], sent_s[-1]))
 
 
 def with_users(
     deployment: Deployment,
     workload: Workload,
     users: int,
-    front_s: float = 0.0,
     *,
     requests: int | None = None,
     engines: Sequence[Engine] | None = None,
 ) -> Served:
-    """So many users each ask again when they have an answer.
-
-    A front end that takes `front_s` for each request answers no more than one in that time.
-    """
-    config = deployment.declared
+    """So many users each ask again when they have an answer."""
     requests = requests or enough(users)
     prompts, outputs = workload.draw(requests)
     if users > 1:
         outputs = _begun(outputs, users, workload.seed)
-    fleet = list(engines or deployment.engines())
-    way_s = fleet[0].config.turnaround_s + front_s
     replayed = replay(
-        fleet, prompts, outputs, users=users, router=config.router, turnaround_s=way_s
+        engines or deployment.engines(),
+        prompts,
+        outputs,
+        users=users,
+        router=deployment.declared.router,
+        front_end=deployment.front_end,
     )
-    sent_s = replayed.sent_s
     # From when the first waves are over until the first user has nothing more to ask.
-    begun = np.sort(sent_s[~np.isnan(sent_s)])
+    begun = np.sort(replayed.sent_s[~np.isnan(replayed.sent_s)])
     window = (begun[min(len(begun) - 1, 2 * users)], begun[-1]) if len(begun) else (0.0, 0.0)
-    served = _served(replayed, prompts, sent_s, window, skip=users if users > 1 else 0)
-    most = config.replicas / front_s if front_s else np.inf
-    return served if served.requests_per_s <= most else _slowed(served, most)
+    return _served(replayed, prompts, window, skip=users if users > 1 else 0)
 
 
 def enough(users: int) -> int:
@@ -185,9 +166,9 @@ def to_fill(deployment: Deployment, workload: Workload) -> int:
     return max(2, batch * 5 // 4) * deployment.declared.replicas
 
 
-def saturated(deployment: Deployment, workload: Workload, front_s: float = 0.0) -> Served:
+def saturated(deployment: Deployment, workload: Workload) -> Served:
     """As much as it can serve: there is always someone waiting."""
-    served = with_users(deployment, workload, to_fill(deployment, workload), front_s)
+    served = with_users(deployment, workload, to_fill(deployment, workload))
     if not served.requests_per_s:
         longest, means = deployment.longest, sum(workload.means)
         want = f"want shorter ones: it serves up to {longest} tokens, prompt and answer together"
@@ -198,13 +179,6 @@ def saturated(deployment: Deployment, workload: Workload, front_s: float = 0.0) 
 @lru_cache(maxsize=32)
 def _draw(law: Lengths, seed: int, purpose: str, requests: int) -> Ints:
     return np.array([lengths.at(law, seed, purpose, k) for k in range(requests)], np.int64)
-
-
-def _after_queue(come_s: Floats, service_s: float) -> Floats:
-    """When each leaves a queue of one server, first come, first served."""
-    free_s = service_s * np.arange(len(come_s))
-    left_s: Floats = np.maximum.accumulate(come_s - free_s) + free_s + service_s
-    return left_s
 
 
 def _begun(outputs: Ints, users: int, seed: int) -> Ints:
@@ -219,41 +193,23 @@ def _begun(outputs: Ints, users: int, seed: int) -> Ints:
 
 
 def _served(
-    replayed: Replayed,
-    prompts: Ints,
-    sent_s: Floats,
-    window: tuple[float, float],
-    skip: int = 0,
+    replayed: Replayed, prompts: Ints, window: tuple[float, float], skip: int = 0
 ) -> Served:
     counted = np.arange(len(prompts)) >= max(skip, int(WARMUP * len(prompts)))
     counted &= ~np.isnan(replayed.end_s)
-    first, end, tokens = replayed.first_s, replayed.end_s, replayed.tokens
+    sent, first, end = replayed.sent_s, replayed.first_s, replayed.end_s
+    tokens = replayed.tokens
     with np.errstate(invalid="ignore"):
         tpot = np.where(tokens > 1, (end - first) / np.maximum(tokens - 1, 1), np.nan)
         inside = (end >= window[0]) & (end <= window[1])
     span_s = max(window[1] - window[0], 1e-9) if inside.any() else np.inf
     return Served(
-        ttft_s=(first - sent_s)[counted],
+        ttft_s=(first - sent)[counted],
         tpot_s=tpot[counted],
-        e2e_s=(end - sent_s)[counted],
+        e2e_s=(end - sent)[counted],
         tokens=tokens[counted],
         requests_per_s=float(inside.sum() / span_s),
         input_tokens_per_s=float(prompts[inside].sum() / span_s),
         output_tokens_per_s=float(tokens[inside].sum() / span_s),
         replayed=replayed,
-    )
-
-
-def _slowed(served: Served, requests_per_s: float) -> Served:
-    """The same answers at the pace of a front end that is slower than the engine."""
-    slower = requests_per_s / served.requests_per_s
-    return Served(
-        ttft_s=served.ttft_s,
-        tpot_s=served.tpot_s,
-        e2e_s=served.e2e_s / slower,
-        tokens=served.tokens,
-        requests_per_s=requests_per_s,
-        input_tokens_per_s=served.input_tokens_per_s * slower,
-        output_tokens_per_s=served.output_tokens_per_s * slower,
-        replayed=served.replayed,
     )

@@ -10,6 +10,8 @@ import hmac
 import re
 import time
 from collections import deque
+from collections.abc import Sequence
+from functools import partial
 from itertools import count
 
 import msgspec
@@ -24,7 +26,7 @@ from servescope.serve import pages
 from servescope.serve.exposition import State, bounds
 from servescope.serve.http import JSON, SSE, Connection, Request
 from servescope.serve.metrics import Tally
-from servescope.serve.realtime import RealTime
+from servescope.serve.realtime import RealTime, RealTimeFrontEnd
 
 _PORT = re.compile(r":[0-9]*$")
 _TEXT = b"text/plain; version=0.0.4; charset=utf-8"
@@ -45,12 +47,13 @@ class App:
 
     def __init__(self, config: EngineConfig, *, hosts: frozenset[str], token: str | None) -> None:
         """`hosts`: the names it may be asked by, none for any; `token`: the key it wants."""
-        if config.replicas > 1:
+        if config.replicas > 1 or config.prefill_replicas:
             want = "want one replica: start several servers, and give a run all their URLs"
             raise BadInput("SIM", config, want)
         self.config = deployment = deploy(config)
         self.tally = Tally(bounds(deployment))
-        self.realtime = RealTime(deployment.engine(), self._begin, self._step)
+        self._front = RealTimeFrontEnd(deployment.front_end)
+        self.realtime = RealTime(deployment.engine(), self._front, self._begin, self._step)
         self._state = State(deployment, self.realtime, self.tally)
         self._hosts, self._token = hosts, token
         self._pages = pages.routes(config.wire)
@@ -125,23 +128,31 @@ class App:
 
     def _submit(self, generation: _Generation) -> None:
         wire, ask, connection = generation.wire, generation.ask, generation.connection
-        work, config = generation.work, self.config
+        config = self.config
         if config.wire == "vllm" and ask.model not in ("", config.model):
             message = f"The model `{ask.model}` does not exist. Valid aliases: {config.model}."
             self._refuse(wire, connection, 404, message)
             return
+        connection.gone = generation.leave
+        self._front.take_in(generation.arrived_ns, partial(self._taken_in, generation))
+
+    def _taken_in(self, generation: _Generation, now_ns: int) -> None:
+        """The front end has done with a request: it comes to the engine."""
+        if generation.left:
+            return
+        wire, connection, work = generation.wire, generation.connection, generation.work
         try:
-            taken = self.realtime.submit(work)
+            taken = self.realtime.submit(work, now_ns)
         except ValueError as error:
-            message = _too_long(work, config) or str(error)
+            message = _too_long(work, self.config) or str(error)
             self._refuse(wire, connection, wire.refused_with, message)
             return
         if not taken:
             self._turn_away(generation)
             return
+        generation.queued_ns = now_ns
         self._unscheduled.append(generation)
-        connection.gone = generation.leave
-        if ask.stream:
+        if generation.ask.stream:
             connection.begin(_kind(wire))
 
     def _refuse(
@@ -168,10 +179,23 @@ class App:
             waiting.popleft().scheduled_ns = begin_ns
 
     def _step(self, step: Step, end_ns: int) -> None:
-        """A step is over: everybody in it gets a token."""
+        """A step is over: everybody in it gets a token, when the front end lets it go."""
         self.tally.step(step)
+        others = []
         for work in step.made:
-            work.owner.token(end_ns)
+            generation: _Generation = work.owner
+            if generation.first_ns or generation.left:
+                others.append(generation)
+            else:
+                generation.first_ns = end_ns
+                self._front.open(end_ns, partial(generation.token, end_ns))
+        self._front.out(end_ns, partial(_tokens, others, end_ns))
+        self._front.charge(end_ns, sum(work.output_tokens for work in step.finished))
+
+
+def _tokens(generations: Sequence[_Generation], made_ns: int, out_ns: int) -> None:
+    for generation in generations:
+        generation.token(made_ns, out_ns)
 
 
 _GETS = {"HEAD": "GET"}
@@ -191,6 +215,8 @@ class _Generation:
         "left",
         "made",
         "number",
+        "opened_ns",
+        "queued_ns",
         "renderer",
         "scheduled_ns",
         "texts",
@@ -215,7 +241,10 @@ class _Generation:
         self.left = False
         self.made = 0
         """Tokens that were delivered: the engine is a step ahead."""
-        self.scheduled_ns = self.first_ns = self.last_ns = 0
+        self.queued_ns = self.scheduled_ns = self.first_ns = self.last_ns = 0
+        """When it came to the engine, was scheduled, and had its first and last token made."""
+        self.opened_ns = 0
+        """When the first token went out."""
 
     def reply(self) -> Reply:
         """What a protocol needs to know, now that the prompt has been seen."""
@@ -237,39 +266,39 @@ class _Generation:
         self.app.tally.aborted += 1
         self.app.realtime.engine.cancel(self.work)
 
-    def token(self, at_ns: int) -> None:
-        """One more token has been made."""
+    def token(self, made_ns: int, out_ns: int) -> None:
+        """One more token, which was made then, goes out."""
         if self.left:
             return
         self.made = made = self.made + 1
         if made == 1:
-            self._first(at_ns)
+            self._first(out_ns)
         else:
-            self.app.tally.itl.add((at_ns - self.last_ns) / 1e9)
-        self.last_ns = at_ns
+            self.app.tally.itl.add((made_ns - self.last_ns) / 1e9)
+        self.last_ns = made_ns
         text = next(self.voice)
         if made == self.work.output_tokens:
-            self._finish(text)
+            self._finish(text, out_ns)
         elif self.renderer is not None:
             self.connection.write(self.renderer.chunk(text, made, None))
         else:
             self.texts.append(text)
 
-    def _first(self, at_ns: int) -> None:
+    def _first(self, out_ns: int) -> None:
         tally, work = self.app.tally, self.work
-        self.first_ns = at_ns
-        self.scheduled_ns = max(self.scheduled_ns, self.arrived_ns)
+        self.opened_ns = out_ns
+        self.scheduled_ns = max(self.scheduled_ns, self.queued_ns)
         tally.prompt_tokens += len(work.prompt)
         tally.cached_tokens += work.cached_tokens
-        tally.queue.add((self.scheduled_ns - self.arrived_ns) / 1e9)
+        tally.queue.add((self.scheduled_ns - self.queued_ns) / 1e9)
         if self.ask.stream:
             self.renderer = self.new_renderer()
             if opening := self.renderer.opening():
                 self.connection.write(opening)
 
-    def _finish(self, text: str) -> None:
+    def _finish(self, text: str, out_ns: int) -> None:
         tokens, connection = self.work.output_tokens, self.connection
-        self._count()
+        self._count(out_ns)
         if self.renderer is not None:
             last = self.renderer.chunk(text, tokens, "length")
             connection.end(last, self.renderer.closing(tokens))
@@ -278,11 +307,11 @@ class _Generation:
             body = self.wire.render_whole(self.ask, self.reply(), whole, tokens, "length")
             connection.whole(200, body)
 
-    def _count(self) -> None:
+    def _count(self, out_ns: int) -> None:
         tally, work = self.app.tally, self.work
         requests = tally.streamed if self.ask.stream else tally.whole
-        requests.ttft.add((self.first_ns - self.arrived_ns) / 1e9)
-        requests.e2e.add((self.last_ns - self.arrived_ns) / 1e9)
+        requests.ttft.add((self.opened_ns - self.arrived_ns) / 1e9)
+        requests.e2e.add((out_ns - self.arrived_ns) / 1e9)
         if work.output_tokens > 1:
             decode_ns = self.last_ns - self.first_ns
             requests.tpot.add(decode_ns / (work.output_tokens - 1) / 1e9)

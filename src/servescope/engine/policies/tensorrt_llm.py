@@ -35,7 +35,7 @@ class TensorRtLlm(Engine):
         while self.queue and len(self.batch) < self.max_num_seqs:
             work = next(iter(self.queue))
             found = self.kv.find(work) * self.block_tokens
-            tokens = work.total - max(found, work.brought_tokens)
+            tokens = work.total - max(found, min(work.brought_tokens, work.total - 1))
             alone = tokens > self.max_num_batched_tokens and not batch.prompts  # or never
             if (tokens > left and not alone) or not self.admit(work):
                 break
