@@ -31,7 +31,7 @@ from servescope.plan.workload import statistic
 from servescope.store import Run
 
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "calibration.md"
+PAGE = ROOT / "docs" / "accuracy.md"
 SERVERS = 2
 
 

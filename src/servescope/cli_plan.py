@@ -69,10 +69,20 @@ _SETTINGS = ("model", "gpu", "dtype", "kv_dtype", "memory_utilization", "calibra
     metavar="SETTING=A,B",
     help="Lay values of a setting side by side: gpu=a100-sxm-80gb,l40s or engine=... or tp=1,2.",
 )
+@click.option(
+    "--validate", is_flag=True, help="Predictions beside published measurements: how far off?"
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N")
 @click.option("--json", "as_json", is_flag=True, help="The answers as JSON, nothing else.")
 @click.option("--list", "listed", is_flag=True, help="All engines, GPUs, models and settings.")
-def plan(*, compared: tuple[str, ...], as_json: bool, listed: bool, **options: Any) -> None:  # noqa: ANN401
+def plan(
+    *,
+    compared: tuple[str, ...],
+    as_json: bool,
+    listed: bool,
+    validate: bool,
+    **options: Any,  # noqa: ANN401
+) -> None:
     """Predict what a model would do on GPUs, without either.
 
     Does it fit, which tensor-parallel size, how many requests/s within an SLO, how many GPUs for a
@@ -83,6 +93,9 @@ def plan(*, compared: tuple[str, ...], as_json: bool, listed: bool, **options: A
 
     if listed:
         _list(as_json=as_json)
+        return
+    if validate:
+        _validate(as_json=as_json)
         return
     question = _question(**options)
     sides = [compare(question, "--compare", said) for said in compared]
@@ -206,6 +219,14 @@ def _config(engine: str, tp: str | None, **options: Any) -> EngineConfig:  # noq
 
         engine = read(said["calibration"]).settings.get("engine", engine)
     return settle(parse("--engine", engine + ("&" if "?" in engine else "?") * bool(query) + query))
+
+
+def _validate(*, as_json: bool) -> None:
+    """What `make validate` prints; files are left alone."""
+    from servescope.validation import run, table  # noqa: PLC0415
+
+    cells = run()
+    click.echo(json.dumps(table.as_json(cells), indent=1) if as_json else table.text(cells))
 
 
 def _list(*, as_json: bool) -> None:

@@ -123,6 +123,36 @@ def test_weights_of_4_bits_speed_up_decoding_and_slow_down_prefill():
     assert 0.6 < half.duration_s(*prefill) / small.duration_s(*prefill) < 0.8
 
 
+def test_unpacking_weights_costs_less_where_other_cores_keep_up_with_the_tensor_cores():
+    def slower(gpu):
+        times = [
+            made(Overheads(), model="llama-3.1-8b", gpu=gpu, weights=weights)
+            .parts(8192, 1, causal(8192), 0, 1)
+            .operators["ffn"]
+            for weights in ("int4", "fp16")
+        ]
+        return times[0] / times[1]
+
+    assert slower("a100") > slower("a40") > slower("rtx-4090") > 1
+
+
+def test_decodes_beside_prompts_compute_a_tile_of_queries_where_one_kernel_serves_both():
+    def added(gpu, **overheads):
+        cost = made(Overheads(**overheads), model="qwen3-14b", gpu=gpu)
+        both = cost.duration_s(520, 9, causal(512), 8 * 32_000, 9)
+        return both - cost.duration_s(520, 9, causal(512), 0, 9)
+
+    def alone(gpu):
+        cost = made(Overheads(), model="qwen3-14b", gpu=gpu)
+        return cost.parts(8, 8, 0, 8 * 32_000, 8).operators["attention_decode"]
+
+    layers, heads, kv_heads = 40, 40, 8
+    tiles = layers * (heads - kv_heads) * 8 * 32_000 * 64 * 4 * 128 / (312e12 * 0.51)
+    assert added("a100") == pytest.approx(alone("a100"), rel=0.01)
+    assert added("a100", one_kernel=True) - alone("a100") == pytest.approx(tiles, rel=0.01)
+    assert added("h100", one_kernel=True) == pytest.approx(alone("h100"), rel=0.01)
+
+
 def test_an_eager_engine_is_bound_by_its_launches_until_the_batch_is_large():
     eager = made("vllm-0.1", model="llama-3.1-8b", gpu="h100")
     assert eager.duration_s(1, 1, 0, 64, 1) == pytest.approx(32 * 0.35e-3 + 1.9e-3 + 0.034e-3)
@@ -170,6 +200,7 @@ hosts = st.builds(
     sequence_s=st.floats(0, 0.5e-3),
     hidden=st.floats(0, 1),
     decode_attention=st.floats(0.5, 2),
+    one_kernel=st.booleans(),
 )
 
 

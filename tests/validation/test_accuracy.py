@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from servescope.validation import errors, orders, vllm_traces
+from servescope.validation import error_bars, errors, orders, vllm_traces
 from servescope.validation.table import between, markdown
 from servescope.validation.tgi_study import theoretical_batch
 
@@ -18,6 +18,12 @@ def of(cells, source):
 def test_the_page_shows_what_is_predicted_now(cells):
     shown = between(PAGE.read_text("utf-8"), "tables")
     assert shown.splitlines() == markdown(cells).splitlines(), "make validate brings it up to date"
+
+
+def test_error_bars_are_those_that_are_found_now(cells):
+    kept = error_bars.path().read_text("utf-8")
+    for like, row in error_bars.rows(cells).items():
+        assert row in kept or like == "calibrated", "make validate brings them up to date"
 
 
 def test_the_comparison_of_2023_is_within_3_percent_and_its_distributions_within_2_hundredths(
@@ -54,3 +60,4 @@ def test_traces_are_within_12_percent_and_with_one_constant_within_1():
     assert errors(of(found, vllm_traces.ONE_CONSTANT)).median < 0.01
     shown = between(PAGE.read_text("utf-8"), "traces")
     assert shown.splitlines() == markdown(found).splitlines()
+    assert error_bars.rows(found)["calibrated"] in error_bars.path().read_text("utf-8")

@@ -4,14 +4,14 @@ import math
 
 import pytest
 
-from servescope.validation import Cell, Setup, errors, orders
+from servescope.validation import Cell, Setup, error_bars, errors, orders
 
 
-def cell(published, predicted, unit="s", **setup):
+def cell(published, predicted, unit="s", like="", **setup):
     names = {"engine": "a", "gpu": "x", "model": "m", "workload": "w", **setup}
     return Cell(
         source="s", setup=Setup(**names), metric="t", unit=unit, published=published,
-        predicted=predicted, quality="exact",
+        predicted=predicted, quality="exact", like=like,
     )  # fmt: skip
 
 
@@ -43,3 +43,12 @@ def test_orders_compare_what_differs_in_one_thing_and_enough():
         ("engine", "a", "b", True), ("engine", "a", "c", False), ("engine", "b", "c", False),
         ("engine", "b", "e", False), ("engine", "c", "e", False),
     ]  # fmt: skip
+
+
+def test_error_bars_are_the_wider_of_validation_and_study_and_take_half_for_twice():
+    near = [cell(1, 1.01, unit="tok/s", like="dense") for _ in range(5)]
+    far = [cell(2, 1, like="dense") for _ in range(5)]
+    row = error_bars.rows(near + far)["dense"]
+    assert "throughput = [0.10, 0.25]" in row
+    assert "latency = [1.00, 1.00]" in row
+    assert "latency = [0.15, 0.35]" in error_bars.rows(near + far[:4])["dense"]

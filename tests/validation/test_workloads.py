@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from servescope.validation import llm_infer_bench, published
-from servescope.validation.deployment import served_in_turn
+from servescope.validation.deployment import Deployment
+from servescope.validation.gaps import inter_token_times
 from servescope.validation.gpustack import lengths
 from servescope.validation.lengths import log_normal, often_cut
 
@@ -49,9 +50,13 @@ def test_lengths_that_a_source_tells_are_taken_as_they_are():
     assert set(answers) == {200}
 
 
-def test_one_server_does_jobs_in_turn():
-    done = served_in_turn(np.array([5.0, 0.0, 0.5, 5.0]), np.array([1.0, 1.0, 1.0, 0.0]))
-    assert list(done) == [6.0, 1.0, 2.0, 6.0]
+def test_inter_token_times_are_those_of_the_answers_of_a_replay():
+    made = Deployment(engine="vllm", model="qwen3-14b", gpu="a100-sxm-80gb", max_num_seqs=64)
+    prompts, outputs = log_normal(200, 100, 1024, stream=1), log_normal(100, 100, 512, stream=2)
+    gaps_s, served = inter_token_times(made, prompts, outputs), made.serve(prompts, outputs)
+    assert len(gaps_s) == (outputs - 1).sum()
+    assert gaps_s.sum() == pytest.approx((served.end_s - served.first_s).sum(), rel=0.01)
+    assert gaps_s.max() > 2 * np.median(gaps_s)  # a prompt in between
 
 
 def test_every_published_figure_can_be_read():

@@ -23,9 +23,9 @@ class Overheads(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """The share of the shorter of host and device time that goes on beside the longer, 0 to 1."""
     decode_attention: float = 1.0
     """How much longer decode attention takes than with the kernels the GPU's efficiency is of."""
-    mixed_attention: float = 0.0
-    """In a step with prompts, decodes read each KV head again for this share of the query heads
-    that it has beyond the first: one kernel attends for all, and on some GPUs packs none."""
+    one_kernel: bool = False
+    """Whether one launch of the attention kernel serves a step's prompts and decodes: on some GPUs
+    it then computes a decode's one query as a tile of many."""
     one_shot: bool = True
     """Whether small all-reduces are one kernel over NVLink, captured in graphs, not NCCL's ring."""
     request_s: float = 0.0

@@ -21,8 +21,8 @@ class Efficiency(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     decode_attention: float
     """Of peak memory bandwidth."""
     packs_heads: bool = False
-    """Whether attention kernels for prompts and decodes together read a KV head once for all of its
-    query heads, as FlashAttention 3 does and 2 does not."""
+    """Whether attention kernels for prompts and decodes together put the query heads of a KV head
+    into one tile, as FlashAttention 3 does and 2 does not."""
     nvlink_share: tuple[float, float, float]
     """Bus bandwidth of an all-reduce over 2, 4 and 8 GPUs as a share of the link, one direction."""
     pcie_share: tuple[float, float, float]
@@ -46,6 +46,8 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     aliases: tuple[str, ...] = ()
     flops_per_s: dict[str, float]
     """Dense tensor-core peak by `fp16` (and bf16), `fp8`, `int8`."""
+    vector_flops_per_s: float
+    """Peak of the other cores in fp32: what unpacking weights goes at."""
     memory_gb: int
     """As sold, in 10^9 bytes or so: what tables of 'theoretical' capacity reckon with."""
     memory_bytes: int

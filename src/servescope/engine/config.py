@@ -126,7 +126,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     @property
     def policy(self) -> str:
-        """The name of its scheduler; llama.cpp's is today's vLLM's (docs/calibration.md)."""
+        """The name of its scheduler; llama.cpp's is today's vLLM's (docs/accuracy.md)."""
         return _POLICIES.get(self.engine, self.engine)
 
     def cost_s(self, name: str) -> float:

@@ -14,6 +14,7 @@ from servescope.engine.calibration import read
 from servescope.engine.deployment import settle
 
 if TYPE_CHECKING:
+    from servescope.catalog import Gpu, Model
     from servescope.engine.config import EngineConfig
 
 
@@ -44,14 +45,24 @@ def _like(config: EngineConfig) -> str:
     settled = settle(config)
     if settled.gpu is None or _is_fitted(settled):
         return "calibrated"
-    model, gpu = catalog.model(settled.model), catalog.gpu(settled.gpu)
+    return nearest(
+        catalog.model(settled.model),
+        catalog.gpu(settled.gpu),
+        tp=settled.tp,
+        pp=settled.pp,
+        weights=settled.dtype,
+    )
+
+
+def nearest(model: Model, gpu: Gpu, *, tp: int, pp: int, weights: str) -> str:
+    """The class of a deployment that nothing was fitted to."""
     if model.experts:
         return "moe"
-    if settled.dtype not in ("fp16", "bf16"):
+    if weights not in ("fp16", "bf16"):
         return "narrow"
-    if settled.tp > 1 and not gpu.nvlink_bytes_per_s:
+    if tp > 1 and not gpu.nvlink_bytes_per_s:
         return "pcie"
-    return "tp8" if settled.tp * settled.pp > 4 else "dense"
+    return "tp8" if tp * pp > 4 else "dense"
 
 
 def _is_fitted(config: EngineConfig) -> bool:

@@ -71,9 +71,14 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     """None: nothing here predicts it, and `note` says why."""
     quality: str
     note: str = ""
+    like: str = ""
+    """The class of deployment whose error bars it has a part in (`plan/error_bars.py`); '': none,
+    as an engine's constants were fitted to its source."""
 
     @classmethod
-    def of(cls, row: Row, setup: Setup, predicted: float | None, note: str = "") -> Cell:
+    def of(
+        cls, row: Row, setup: Setup, predicted: float | None, note: str = "", like: str = ""
+    ) -> Cell:
         """The cell of a row."""
         return cls(
             source=row.source,
@@ -84,6 +89,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
             predicted=predicted,
             quality=row.quality,
             note=note or row.note,
+            like=like,
         )
 
     @property

@@ -13,8 +13,10 @@ from servescope import catalog
 from servescope.catalog import Overheads
 from servescope.engine.config import EngineConfig
 from servescope.engine.costs import Network, Roofline, kv_tokens
+from servescope.engine.front_end import NO_FRONT_END, FrontEndCost
 from servescope.engine.policies import policy
 from servescope.engine.replay import replay
+from servescope.plan.error_bars import nearest
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -61,6 +63,12 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     def software(self) -> Overheads:
         """What the engine's software takes."""
         return self.overheads or catalog.engine(self.engine)
+
+    @property
+    def like(self) -> str:
+        """The class of deployment that its error bars are of."""
+        model, gpu = catalog.model(self.model), catalog.gpu(self.gpu)
+        return nearest(model, gpu, tp=self.tp, pp=self.pp, weights=self.weights)
 
     def cost(self) -> Roofline:
         """What its steps cost."""
@@ -129,34 +137,24 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     ) -> Served:
         """Have it serve requests that arrive at these times, or all at once, or from `users`."""
         prompts, outputs = np.asarray(prompt_tokens, int), np.asarray(output_tokens, int)
-        request_s = self.software.request_s if self.has_server else 0.0
-        cost = _Counting(self.cost())
-        turnaround_s = (_TURNAROUND_S if self.has_server else 1e-9) + (request_s if users else 0.0)
-        sent = entered = None
-        if users is None:
-            sent = np.zeros(len(prompts)) if arrivals_s is None else np.asarray(arrivals_s, float)
-            entered = served_in_turn(sent, np.full(len(sent), request_s / 2))
+        if users is None and arrivals_s is None:
+            arrivals_s = np.zeros(len(prompts))
+        cost, software = _Counting(self.cost()), self.software
+        front_end = FrontEndCost(software.request_s, software.token_s)
         found = replay(
             self.engines(cost),
             prompts,
             outputs,
-            arrivals_s=entered,
+            arrivals_s=arrivals_s,
             users=users,
             most_tokens=most_tokens,
-            turnaround_s=turnaround_s,
+            front_end=front_end if self.has_server else NO_FRONT_END,
+            turnaround_s=_TURNAROUND_S if self.has_server else 1e-9,
         )
-        first, end = found.first_s, found.end_s
-        if sent is None:
-            sent = found.sent_s
-        elif request_s:
-            # In turn with all that comes in: while a burst is taken in, no answer is opened.
-            whole = np.full(len(sent), request_s / 2)
-            jobs_s = np.concatenate([whole, whole, 0 * whole])
-            _, first, end = np.split(served_in_turn(np.concatenate([sent, first, end]), jobs_s), 3)
         return Served(
-            sent_s=sent,
-            first_s=first,
-            end_s=end,
+            sent_s=found.sent_s,
+            first_s=found.first_s,
+            end_s=found.end_s,
             prompts=prompts,
             outputs=outputs,
             steps=found.totals.steps,
@@ -220,19 +218,6 @@ class _Counting:
         """As its cost has it."""
         self.prompt_steps += 1
         return self._cost.step(batch)
-
-
-def served_in_turn(
-    arrivals_s: NDArray[np.float64], jobs_s: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """When jobs that take so long are done by one server, first come, first served."""
-    order = np.argsort(arrivals_s, kind="stable")
-    until = np.cumsum(jobs_s[order])
-    # Busy since somebody came: since then it has done all jobs, his included.
-    done = np.maximum.accumulate(arrivals_s[order] - until + jobs_s[order]) + until
-    found = np.empty(len(done))
-    found[order] = done
-    return found
 
 
 def percentile(values: Sequence[float] | NDArray[np.float64], percent: float) -> float:

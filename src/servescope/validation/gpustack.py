@@ -19,6 +19,7 @@ from servescope import catalog
 from servescope.catalog import Overheads
 from servescope.validation.cells import Cell, Row, Setup
 from servescope.validation.deployment import Deployment, Served, percentile
+from servescope.validation.gaps import inter_token_times
 from servescope.validation.lengths import log_normal
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ SOURCES = ("GPUStack performance lab",)
 
 MOST_PROMPT, MOST_ANSWER = 1024, 1024
 """`vllm bench` leaves out longer prompts of ShareGPT; prompt and answer come to 2048 at most."""
-NO_GAPS = "not predicted: a time for every token, of which a replay keeps none"
 
 
 def _vllm() -> Overheads:
@@ -79,15 +79,14 @@ def predict(rows: list[Row]) -> Iterator[Cell]:
         engine, weights, most, shown = _engine(row, others)
         others += _section(row).startswith("Other")
         drawn = lengths(int(count), prompt / count, output / count)
-        served = deployment(engine, weights, most).serve(*drawn)
+        made = deployment(engine, weights, most)
+        served, gaps_s = made.serve(*drawn), inter_token_times(made, *drawn)
         shape = f"{count:.0f} x {prompt / count:.0f}/{output / count:.0f}"
         if _is_sharegpt(int(count), prompt / count):
             shape = f"{count:.0f} of ShareGPT"
         setup = Setup(engine=shown, gpu="A100", model=row.model, workload=shape)
         for row in run:
-            gaps = row.metric == "P99 ITL (ms)"
-            figure = None if gaps else _figure(row.metric, served)
-            yield Cell.of(row, setup, figure, NO_GAPS if gaps else "")
+            yield Cell.of(row, setup, _figure(row.metric, served, gaps_s), like=made.like)
 
 
 def _runs(rows: list[Row]) -> list[list[Row]]:
@@ -117,7 +116,7 @@ def _engine(row: Row, others: int) -> tuple[str, str, int | None, str]:
     return name.lower(), {"": "fp16", "FP8": "fp8", "AWQ": "int4"}[narrow], None, row.engine
 
 
-def _figure(metric: str, served: Served) -> float:
+def _figure(metric: str, served: Served, gaps_s: NDArray[np.float64]) -> float:
     if metric.startswith("Benchmark"):
         return served.makespan_s
     if metric.startswith("Request"):
@@ -125,9 +124,8 @@ def _figure(metric: str, served: Served) -> float:
     if metric.startswith("Output"):
         return served.output_rate
     statistic, what, *_ = metric.split()
-    if what == "ITL":  # of all gaps together: a request counts as often as it has some
-        return 1e3 * float((served.end_s - served.first_s).sum() / (served.outputs - 1).sum())
-    values = 1e3 * (served.ttft_s if what == "TTFT" else served.tpot_s)
+    # Inter-token times are those of all answers together: one counts as often as it has some.
+    values = 1e3 * {"TTFT": served.ttft_s, "TPOT": served.tpot_s, "ITL": gaps_s}[what]
     if statistic == "Mean":
         return float(values.mean())
     return percentile(values, 50 if statistic == "Median" else 99)

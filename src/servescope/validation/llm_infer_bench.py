@@ -48,6 +48,7 @@ class Workload(NamedTuple):
     arrivals_s: NDArray[np.float64]
 
 
+@cache
 def draw(
     shortest: int, longest: int, most: int, rate: float | None = None, ids: int = LLAMA_IDS
 ) -> Workload:

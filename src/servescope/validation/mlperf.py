@@ -1,15 +1,15 @@
 """MLPerf Inference v4.1: Llama-2-70B, offline, with TensorRT-LLM.
 
-Source: its results. The data set is 24,576 requests of OpenOrca with at most 1024 tokens of prompt
-and of answer; answers have 294.45 on average (mlcommons/inference, language/llama2-70b/README.md).
-How submitters split the model is not in the table: two GPUs a replica on H100, four in a pipeline
-on L40S, is what fits.
+Source: its results. Tensor-parallel size, batch and share of the cache are the submitters' own
+(mlcommons/inference_results_v4.1, closed/*/configs/llama2-70b/Offline/custom.py). The data set is
+24,576 requests of OpenOrca with at most 1024 tokens of prompt and of answer; answers have 294.45 on
+average (mlcommons/inference, language/llama2-70b/README.md).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from servescope.validation.cells import Cell, Row, Setup
 from servescope.validation.deployment import Deployment
@@ -18,42 +18,60 @@ from servescope.validation.lengths import log_normal
 SOURCES = ("MLPerf inference v4.1",)
 
 MEAN_ANSWER, MOST = 294.45, 1024
-MEAN_PROMPT = 155
-"""No source: about half of the answers."""
+MEAN_PROMPT = MEAN_ANSWER
+"""No source: as long as the answers."""
 REQUESTS_OF_A_REPLICA = 4000
 
 
-def output_rate(gpu: str, gpus: int) -> float:
-    """Output tokens a second of all GPUs."""
-    on_nvlink = gpu != "l40s"
-    size = 2 if on_nvlink else 4
-    one = Deployment(
+class Submission(NamedTuple):
+    """What a submitter ran."""
+
+    gpu: str
+    gpus: int
+    tp: int
+    batch: int
+    cache: float
+    """Of the memory that weights and activations leave."""
+
+
+SUBMISSIONS = {
+    "Dell": Submission("h100", 4, tp=2, batch=896, cache=0.90),
+    "HPE": Submission("h100", 8, tp=2, batch=896, cache=0.95),
+    "Fujitsu": Submission("l40s", 8, tp=4, batch=1024, cache=0.90),
+}
+
+
+def deployment(run: Submission) -> Deployment:
+    """One replica of it."""
+    return Deployment(
         engine="tensorrt-llm",
         model="llama-2-70b",
-        gpu=gpu,
-        tp=2 if on_nvlink else 1,
-        pp=1 if on_nvlink else 4,
+        gpu=run.gpu,
+        tp=run.tp,
         weights="fp8",
         kv_dtype="fp8",
-        utilization=0.95,
+        utilization=run.cache,
         of_rest=True,
+        max_num_seqs=run.batch,
         has_server=False,
-    ).serve(
+    )
+
+
+def output_rate(run: Submission) -> float:
+    """Output tokens a second of all GPUs."""
+    one = deployment(run).serve(
         log_normal(MEAN_PROMPT, REQUESTS_OF_A_REPLICA, MOST, stream=1),
         log_normal(MEAN_ANSWER, REQUESTS_OF_A_REPLICA, MOST, stream=2),
     )
-    return gpus // size * one.output_rate
+    return run.gpus // run.tp * one.output_rate
 
 
 def predict(rows: list[Row]) -> Iterator[Cell]:
     """All cells."""
     for row in rows:
-        found = re.search(r"(\d)x(\w+)", row.workload)
-        if found is None:
-            raise ValueError(f"no GPUs in {row.workload!r}")
-        gpus, gpu = int(found[1]), found[2].lower()
+        run = SUBMISSIONS[row.model]
         setup = Setup(
-            engine="TensorRT-LLM", gpu=f"{gpus} x {found[2]}", model="llama2-70b",
+            engine="TensorRT-LLM", gpu=f"{run.gpus} x {run.gpu.upper()}", model="llama2-70b",
             workload="offline",
         )  # fmt: skip
-        yield Cell.of(row, setup, output_rate(gpu, gpus))
+        yield Cell.of(row, setup, output_rate(run), like=deployment(run).like)

@@ -1,12 +1,14 @@
-"""Cells as Markdown, for a console and for docs/accuracy.md alike."""
+"""Cells as Markdown, for a console and for docs/accuracy.md alike, and as JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from servescope.validation import vllm_traces
 from servescope.validation.cells import Cell
 from servescope.validation.statistics import Errors, Order, errors, orders
 
@@ -24,18 +26,55 @@ def between(text: str, part: str) -> str:
     return text.partition(begin + "\n")[2].partition(end)[0]
 
 
-def write(page: Path, part: str, table: str) -> None:
-    """Put a table between the markers of a part of a page."""
-    begin, end, text = BEGIN.format(part), END.format(part), page.read_text("utf-8")
-    head, _, rest = text.partition(begin)
-    _, _, tail = rest.partition(end)
-    page.write_text(f"{head}{begin}\n{table}{end}{tail}", "utf-8")
+def text(cells: Sequence[Cell]) -> str:
+    """All tables, and a word where some are missing."""
+    missing = f"traces: left out, {vllm_traces.VARIABLE} names no folder with them\n"
+    return "\n".join(markdown(own) if own else missing for own in _parts(cells).values())
+
+
+def write(page: Path, cells: Sequence[Cell]) -> None:
+    """Put the tables between the markers of a page; what there are no cells of stays as it is."""
+    for part, own in _parts(cells).items():
+        begin, end, found = BEGIN.format(part), END.format(part), page.read_text("utf-8")
+        head, _, rest = found.partition(begin)
+        _, _, tail = rest.partition(end)
+        if own:
+            page.write_text(f"{head}{begin}\n{markdown(own)}{end}{tail}", "utf-8")
+
+
+def as_json(cells: Sequence[Cell]) -> dict[str, Any]:
+    """The same figures as builtins: statistics of each source and of all, and every cell."""
+    sources = {name: [cell for cell in cells if cell.source == name] for name in _sources(cells)}
+    sources["all but fractions"] = [cell for cell in cells if not cell.is_share]
+    return {
+        "sources": [{"source": name, **_statistics(own)} for name, own in sources.items()],
+        "cells": [{**msgspec.to_builtins(cell), "error": cell.error} for cell in cells],
+    }
+
+
+def _statistics(cells: Sequence[Cell]) -> dict[str, float]:
+    pairs = orders(cells)
+    right = sum(pair.is_right for pair in pairs)
+    return {**errors(cells)._asdict(), "orders": len(pairs), "orders_right": right}
+
+
+def _parts(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
+    """By part of the page: traces are not everywhere."""
+    told = (vllm_traces.NOTHING_FITTED, vllm_traces.ONE_CONSTANT)
+    return {
+        "tables": [cell for cell in cells if cell.source not in told],
+        "traces": [cell for cell in cells if cell.source in told],
+    }
+
+
+def _sources(cells: Sequence[Cell]) -> list[str]:
+    return list(dict.fromkeys(cell.source for cell in cells))
 
 
 def _summary(cells: Sequence[Cell]) -> Iterator[str]:
     yield "| source | figures | not predicted | median | mean | P90 | bias | orders |"
     yield "|---|--:|--:|--:|--:|--:|--:|--:|"
-    for source in dict.fromkeys(cell.source for cell in cells):
+    for source in _sources(cells):
         own = [cell for cell in cells if cell.source == source]
         yield _line(source, own, is_share=own[0].is_share and own[-1].is_share)
     ratios = [cell for cell in cells if not cell.is_share]
@@ -100,7 +139,7 @@ def _ratios(pair: Order) -> str:
 
 
 def _all(cells: Sequence[Cell]) -> Iterator[str]:
-    for source in dict.fromkeys(cell.source for cell in cells):
+    for source in _sources(cells):
         own = [cell for cell in cells if cell.source == source]
         yield f"**{source}**: published, predicted, error"
         yield ""

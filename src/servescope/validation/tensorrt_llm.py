@@ -64,7 +64,8 @@ def predict(rows: list[Row]) -> Iterator[Cell]:
         setup = Setup(
             engine="TensorRT-LLM", gpu=gpu, model=model, tp=size, workload=" ".join(lengths)
         )
-        yield Cell.of(row, setup, _figure(row.source, model, gpu, size, lengths))
+        figure = _figure(row.source, model, gpu, size, lengths)
+        yield Cell.of(row, setup, figure, like=deployment(model, gpu, size).like)
 
 
 def _figure(source: str, model: str, gpu: str, tp: int, lengths: list[str]) -> float:

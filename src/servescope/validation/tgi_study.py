@@ -49,9 +49,13 @@ HOST_TIMED = "not predicted: timed on the host, so it counts launches"
 
 
 def deployment(gpu: str, tp: int) -> Deployment:
-    """TGI as it was instrumented: no clock but its layers' launches."""
+    """TGI as it was instrumented: no clock but its layers' launches, and LightLLM's attention."""
     software = msgspec.structs.replace(
-        catalog.engine("tgi-1.0"), layer_s=LAYER_S, tp_step_s=0.0, tp_sequence_s=0.0
+        catalog.engine("tgi-1.0"),
+        layer_s=LAYER_S,
+        tp_step_s=0.0,
+        tp_sequence_s=0.0,
+        decode_attention=catalog.engine("lightllm-2023").decode_attention,
     )
     return Deployment(
         engine="tgi-1.0", model=MODEL, gpu=GPUS[gpu], tp=tp, overheads=software, max_model_len=2048
@@ -82,13 +86,14 @@ def predict(rows: list[Row]) -> Iterator[Cell]:
             engine="TGI", gpu=row.hardware.split()[0], model=row.model, tp=tp,
             workload=f"{users[1]} users" if users else row.workload,
         )  # fmt: skip
+        like = deployment(row.hardware, tp).like
         if row.metric == "theoretical max batch":
-            yield Cell.of(row, setup, theoretical_batch(row.hardware, tp, 2048))
+            yield Cell.of(row, setup, theoretical_batch(row.hardware, tp, 2048), like=like)
         elif "share" in row.metric:
             yield Cell.of(row, setup, None, HOST_TIMED)
         else:
             served = serve(row.hardware, tp, int(users[1]) if users else 50)
-            yield Cell.of(row, setup, _figure(row.metric, served))
+            yield Cell.of(row, setup, _figure(row.metric, served), like=like)
 
 
 def _figure(metric: str, served: Served) -> float:

@@ -19,21 +19,30 @@ from servescope.catalog import Gpu, Model, Overheads
 from servescope.catalog.models import kv_element_bytes, weight_bytes_each
 from servescope.engine import FS
 from servescope.engine.costs.links import Links, Network
+from servescope.engine.lines import Lines, upper
 from servescope.errors import BadInput
 
 if TYPE_CHECKING:
     from servescope.engine import Step
-    from servescope.engine.lines import Lines
 
 _SMALL_KERNELS_S = 6 * 2e-6
 """Norms, rotary embedding, activation and residuals of a layer: six kernels of at least 2 us."""
 _QUANTIZE_S = 3.4e-6
 """Launching the kernel that quantizes the input of an 8-bit product: what those tables of vLLM and
 SGLang have it take at least (docs/catalog.md)."""
-_DEQUANTIZED = 0.65
-"""What products whose weights are unpacked to 16 bits on their way (AWQ and GPTQ; fp8 where the GPU
-has no tensor cores for it) reach of other products' share of the peak: fitted on two durations of
-GPUStack's, vLLM with AWQ and with FP8 on an A100 over that in fp16 (docs/accuracy.md)."""
+_UNPACKING = 0.040
+"""Weights that are unpacked to 16 bits on their way (AWQ and GPTQ; fp8 where the GPU has no tensor
+cores for it) cost this many operations of the vector cores for each of the tensor cores: some 2.6
+instructions a weight, for every 64 rows that it is multiplied with, between those of the tensor
+cores. Fitted on two durations of GPUStack's, vLLM with AWQ and with FP8 on an A100 over that in
+fp16: 0.65 of other products' speed there (docs/accuracy.md)."""
+
+
+_TILE_QUERIES, _TILE_KEYS = 64, 128
+"""What FlashAttention 2 takes of queries and keys at once where the cache is paged, with heads of
+128 (kBlockM, kBlockN in flash_fwd_launch_template.h). A launch for decodes alone packs the query
+heads of a KV head into one such tile. Where one launch serves prompts and decodes, each head's one
+query has a tile of its own, over whole tiles of keys, half of one more on average."""
 
 
 class Part(NamedTuple):
@@ -96,7 +105,8 @@ class Roofline:
         self._sharpness = reach.sharpness
         self._gemm_flops_per_s = reach.gemm(dtype) * gpu.flops_per_s[dtype]
         if dtype == "fp16" and weight_bytes_each(weights) < 2:
-            self._gemm_flops_per_s *= _DEQUANTIZED
+            unpacking = _UNPACKING * self._gemm_flops_per_s / gpu.vector_flops_per_s
+            self._gemm_flops_per_s /= 1 + unpacking
         self._hbm_bytes_per_s = reach.hbm * gpu.hbm_bytes_per_s
         self._weight_bytes, self._input_bytes = (
             weight_bytes_each(weights),
@@ -105,6 +115,8 @@ class Roofline:
         self._kv_bytes = model.kv_elements(tp) * kv_element_bytes(kv_dtype)
         self._quantized_bytes = 0.0 if dtype == "fp16" else reach.fp8_input_bytes
         self._launch_s = reach.launch_s
+        self._launches_s = reach.launch_s * model.layers
+        """Of one operator in all layers."""
 
         attention_flops_per_s = reach.prefill_attention * gpu.flops_per_s["fp16"]
         prefill, decode = _attention_flops(model, tp)
@@ -114,9 +126,10 @@ class Roofline:
         self._decode_by_compute = by_compute > by_memory
         slower = model.layers / pp * overheads.decode_attention
         self._context_s = slower * max(by_memory, by_compute)
-        shared = model.heads / model.kv_heads if model.mla is None else 1.0
-        reread = 0.0 if reach.packs_heads else overheads.mixed_attention * (shared - 1)
-        self._mixed_context_s = self._context_s * (1 + reread)
+        unpacked = overheads.one_kernel and not reach.packs_heads and model.mla is None
+        more_tiles = 1 - model.kv_heads / model.heads if unpacked else 0.0
+        self._tile_s = more_tiles * _TILE_QUERIES * self._pair_s
+        """Added in a step with prompts, for a token that a decode attends to."""
         head = 2 * model.hidden * model.vocab / tp  # 16-bit weights: as many bytes as operations
         self._logit_s = head / (reach.compute * gpu.flops_per_s["fp16"])
         self._head_s = head / self._hbm_bytes_per_s
@@ -145,25 +158,17 @@ class Roofline:
         `pairs` of a prompt token and a token that it sees; `context` tokens that decodes attend
         to, together; `sampled` sequences that get a token, of which `prompts` their first.
         """
-        device = self._device_s(tokens, pairs, context, sampled)
-        busy = max(device, self._layers_host_s)
-        host = self._host_s(sequences) + self._prompt_s * prompts
-        return busy + host - self._hidden * min(host, busy)
+        return self._whole_s(self._device_s(tokens, pairs, context, sampled), sequences, prompts)
 
     def step(self, batch: Step) -> int:
         """Femtoseconds of a step of an engine."""
-        whole = sum([work.computed == work.total for work in batch.prompts])
-        return round(
-            FS
-            * self.duration_s(
-                batch.prefill_tokens + batch.padding_tokens + batch.decoding,
-                batch.sequences,
-                batch.pairs,
-                batch.context + batch.decoding,
-                whole + batch.decoding,
-                prompts=whole,
-            )
-        )
+        whole, decoding = 0, batch.decoding
+        for work in batch.prompts:
+            if work.computed == work.prompt_tokens + work.made:
+                whole += 1
+        tokens = batch.prefill_tokens + batch.padding_tokens + decoding
+        device = self._device_s(tokens, batch.pairs, batch.context + decoding, whole + decoding)
+        return round(FS * self._whole_s(device, decoding + len(batch.prompts), whole))
 
     def decode(self, decoding: int) -> Lines:
         """A step that only decodes, as lines over the tokens that are attended to: the larger of
@@ -171,14 +176,14 @@ class Roofline:
         lines = self._by_batch.get(decoding)
         if lines is None:
             device = self._device_s(decoding, 0, 0, decoding)
-            device += self._launch_s * self.model.layers
+            device += self._launches_s
             host, shown, least = self._host_s(decoding), 1 - self._hidden, self._layers_host_s
             found = (
                 (device + shown * host, self._context_s),
                 (host + shown * device, shown * self._context_s),
                 (max(least + shown * host, host + shown * least), 0.0),
             )
-            lines = tuple([(round(FS * start), round(FS * slope)) for start, slope in found])
+            lines = upper([(round(FS * start), round(FS * slope)) for start, slope in found])
             self._by_batch[decoding] = lines
         return lines
 
@@ -199,6 +204,12 @@ class Roofline:
         resources = {name: sum(getattr(part, name) for part in found) for name in RESOURCES}
         return Parts(operators, resources)
 
+    def _whole_s(self, device_s: float, sequences: int, prompts: int) -> float:
+        """With what the host adds to it."""
+        busy = max(device_s, self._layers_host_s)
+        host = self._host_s(sequences) + self._prompt_s * prompts
+        return busy + host - self._hidden * min(host, busy)
+
     def _host_s(self, sequences: int) -> float:
         return self._step_s + self._sequence_s * -(-sequences // self._pp)
 
@@ -208,10 +219,11 @@ class Roofline:
             seconds = sum([part.seconds for part in self._by_token_count(tokens)])
             self._by_tokens[tokens] = seconds
         if pairs:
-            seconds += self._pair_s * pairs + self._launch_s * self.model.layers
+            seconds += self._pair_s * pairs + self._launches_s
         if context:
-            each = self._mixed_context_s if pairs else self._context_s
-            seconds += each * context + self._launch_s * self.model.layers
+            seconds += self._context_s * context + self._launches_s
+            if pairs:
+                seconds += self._tile_s * (context + _TILE_KEYS / 2 * sampled)
         if sampled:
             logits = self._logit_s * -(-sampled // self._pp)
             seconds += max(logits, self._head_s)
@@ -220,15 +232,16 @@ class Roofline:
     def _parts(self, tokens: int, pairs: float, context: float, sampled: int) -> Iterator[Part]:
         """The device's work."""
         yield from self._by_token_count(tokens)
-        launches = self._launch_s * self.model.layers
+        launches = self._launches_s
         if pairs:
             yield Part("attention_prefill", compute=self._pair_s * pairs, host=launches)
         if context:
-            seconds = (self._mixed_context_s if pairs else self._context_s) * context
+            seconds = self._context_s * context
+            tiles = self._tile_s * (context + _TILE_KEYS / 2 * sampled) if pairs else 0.0
             if self._decode_by_compute:
-                yield Part("attention_decode", compute=seconds, host=launches)
+                yield Part("attention_decode", compute=seconds + tiles, host=launches)
             else:
-                yield Part("attention_decode", hbm_kv=seconds, host=launches)
+                yield Part("attention_decode", compute=tiles, hbm_kv=seconds, host=launches)
         if sampled:
             logits = self._logit_s * -(-sampled // self._pp)
             if logits > self._head_s:

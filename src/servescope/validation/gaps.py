@@ -1,0 +1,50 @@
+"""Inter-token times of a burst: every token's time, which a replay does not keep."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from servescope.engine import FS, Work
+from servescope.engine.front_end import FrontEnd, FrontEndCost
+from servescope.validation.deployment import Deployment
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def inter_token_times(
+    deployment: Deployment, prompt_tokens: Iterable[int], output_tokens: Iterable[int]
+) -> NDArray[np.float64]:
+    """Seconds from each token of each answer to its next one, of requests that all come at once.
+
+    One step at a time, so for thousands of requests, not for millions.
+    """
+    software, (engine,) = deployment.software, deployment.engines()
+    front_end = FrontEnd(FrontEndCost(software.request_s, software.token_s))
+    coming = deque(
+        (front_end.take_in(0), Work(prompt=(), prompt_tokens=prompt, output_tokens=output))
+        for prompt, output in zip(map(int, prompt_tokens), map(int, output_tokens), strict=True)
+    )
+    now, out, found = 0, dict[Work, int](), list[int]()
+    while coming or engine.running or engine.waiting:
+        while coming and coming[0][0] <= now:
+            engine.submit(coming.popleft()[1])
+        step = engine.step()
+        if step is None:
+            now = coming[0][0]
+            continue
+        now += step.duration_fs
+        opened = {work for work in step.begun if work not in out}
+        out |= {work: front_end.open(now) for work in step.begun if work in opened}
+        went = front_end.out(now)
+        for work in step.made:
+            if work not in opened:
+                found.append(went - out[work])
+                out[work] = went
+        for work in step.finished:
+            front_end.charge(now, work.output_tokens)
+    return np.array(found) / FS
