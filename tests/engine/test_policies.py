@@ -364,3 +364,14 @@ def test_a_little_more_memory_can_cost_a_policy_that_hopes():
         makespan_ms(engine("vllm-0.1", kv_tokens=tokens), (6, 4), (6, 4)) for tokens in (10, 12)
     ]
     assert spans == [12 + 8, 12 + 7 + 7]
+
+
+def test_tensorrt_llm_cuts_only_prompts_beyond_its_budget():
+    engine = policy("tensorrt-llm")(EngineConfig(max_num_batched_tokens=100, kv_tokens=4096))
+    for tokens in (60, 60, 250):
+        engine.submit(Work((), 3, prompt_tokens=tokens))
+    computed = []
+    while (step := engine.step()) is not None:
+        computed.append(step.prefill_tokens)
+    # The second waits for a step of its own; of the third, what the others leave of the budget.
+    assert computed == [60, 99, 98, 99, 14, 0, 0]
