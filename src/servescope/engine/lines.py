@@ -6,7 +6,8 @@ along the lines: its time is a sum of arithmetic series, exact in whole femtosec
 
 from __future__ import annotations
 
-from math import isqrt
+from collections.abc import Iterable
+from math import sqrt
 
 Line = tuple[int, int]
 """Duration without any context, and per token of context; fs."""
@@ -20,19 +21,28 @@ def at(lines: Lines, context: int) -> int:
     return max([start + slope * context for start, slope in lines])
 
 
+def upper(lines: Iterable[Line]) -> Lines:
+    """Without those that another one is never below."""
+    kept: list[Line] = []
+    for line in sorted(lines, reverse=True):
+        if not kept or line[1] > kept[-1][1]:
+            kept.append(line)
+    return tuple(kept)
+
+
 def run(lines: Lines, context: int, growth: int, most: int, until: int) -> tuple[int, int]:
     """So many steps, as (count, duration in fs), that all but the last end before `until` fs.
 
     They are `most` at most. The first attends to `context + growth` tokens at its end, each next
     one to `growth` more.
     """
+    if len(lines) == 1:
+        start, slope = lines[0]
+        return _along(start + slope * (context + growth), slope * growth, most, until)
     done = total = 0
     while True:
         first, slope, last = _top(lines, context + growth * (done + 1), growth, most - done)
-        count, took = last, last * first + slope * (last * (last - 1) // 2)
-        if took >= until - total:
-            count = _reach(first, slope, until - total)
-            took = count * first + slope * (count * (count - 1) // 2)
+        count, took = _along(first, slope, last, until - total)
         total += took
         done += count
         if done == most or count < last or total >= until:
@@ -56,15 +66,19 @@ def _top(lines: Lines, context: int, growth: int, most: int) -> tuple[int, int, 
     return first, slope * growth, last
 
 
-def _reach(first: int, slope: int, until: int) -> int:
-    """The fewest steps, 1 or more, that take `until`: the first `first`, each next `slope` more."""
+def _along(first: int, slope: int, most: int, until: int) -> tuple[int, int]:
+    """As `run`, along one line: the first step takes `first`, each next one `slope` more."""
+    took = most * first + slope * (most * (most - 1) // 2)
+    if took < until:
+        return most, took
     if until <= first:
-        return 1
-    if not slope:
-        return -(-until // first)
-    # count first + slope count (count - 1) / 2 >= until, solved and set right to the step
-    linear = 2 * first - slope
-    count = (isqrt(linear * linear + 8 * slope * until) - linear) // (2 * slope)
-    while count * first + slope * (count * (count - 1) // 2) < until:
+        return 1, first
+    # The least count with count first + slope count (count - 1) / 2 >= until: solved in floats,
+    # which are never a step too many, and set right in whole numbers.
+    linear = first - slope / 2
+    count = int(2 * until / (linear + sqrt(linear * linear + 2 * slope * until)))
+    took = count * first + slope * (count * (count - 1) // 2)
+    while took < until:
+        took += first + slope * count
         count += 1
-    return count
+    return count, took

@@ -209,10 +209,11 @@ class Engine:
         """Take the blocks for a decode step, from others where they lack."""
         if self.reserves:
             return
-        if self.lacks_blocks:
-            self.evict(batch)
         wanted = self._full[self.decode_steps % self.block_tokens]
         if wanted:
+            if wanted > self.kv.available:
+                self.evict(batch)
+                wanted = self._full[self.decode_steps % self.block_tokens]
             self.kv.take(wanted)
 
     @property
@@ -289,12 +290,11 @@ class Engine:
         batch.decoding, batch.padding_sequences = decoding, self.padding_sequences
         batch.context = context = self._context + self.padding_context
         batch.lines = lines = self.cost.decode(growth)
-        batch.count, batch.duration_fs = run(lines, context, growth, most, until_fs)
-        if batch.count > 1 and not self.reserves:
-            filling = self._filling(batch.count)
-            if filling:
-                self.kv.take(filling)
-        self._advance(batch, batch.count)
+        count, batch.duration_fs = run(lines, context, growth, most, until_fs)
+        if count > 1 and not self.reserves:
+            self.kv.take(self._filling(count))
+        batch.count = count
+        self._advance(batch, count)
 
     def _filling(self, steps: int) -> int:
         """Blocks that the steps after the next one take, up to so many in all."""
@@ -310,7 +310,7 @@ class Engine:
         """How many steps have blocks enough, of at most so many; the next one has."""
         available, size = self.kv.available, self.block_tokens
         rounds = available // self.decoding
-        if (most - 1) // size < rounds:
+        if most <= rounds * size:
             return most
         steps, left = 1 + rounds * size, available - rounds * self.decoding
         while steps < most and self._full[(self.decode_steps + steps) % size] <= left:
@@ -320,10 +320,10 @@ class Engine:
 
     def _advance(self, batch: Step, steps: int) -> None:
         """Those who decode get so many tokens each; who has all of them leaves."""
+        made, ends = steps * self.decoding, self._ends
         self.decode_steps += steps
-        self._context += steps * self.decoding
-        self.totals.generation_tokens += steps * self.decoding
-        ends = self._ends
+        self._context += made
+        self.totals.generation_tokens += made
         while ends and ends[0][0] <= self.decode_steps:
             end, _, work = heapq.heappop(ends)
             if work.end == end:
