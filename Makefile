@@ -6,8 +6,9 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 VLLM   := .venv-vllm
 PEERS  := .venv-peers
+VIDUR  := .venv-vidur
 
-.PHONY: help demo lint check browser test test-vllm test-peers bench bench-peers validate format clean
+.PHONY: help demo lint check browser test test-vllm test-peers bench bench-peers bench-sim validate format clean
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -69,6 +70,14 @@ bench-peers: $(VENV)/installed-dev $(VLLM)/installed $(PEERS)/installed ## the f
 		$(BIN)/python benchmarks/bench.py --peers
 	$(BIN)/python benchmarks/performance.py
 
+$(VIDUR)/installed: scripts/install-vidur.sh
+	PYTHON=$(PYTHON) bash scripts/install-vidur.sh $(VIDUR)
+	touch $@
+
+bench-sim: $(VENV)/installed-dev $(VIDUR)/installed ## how fast the simulator is, beside Vidur: six minutes
+	$(BIN)/python benchmarks/simulate.py --grid --vidur $(VIDUR)/bin/python --save
+	$(BIN)/python benchmarks/performance.py
+
 validate: $(VENV)/installed-dev ## predictions beside published measurements: docs/accuracy.md anew
 	$(BIN)/python -m servescope.validation docs/accuracy.md
 
@@ -77,4 +86,4 @@ format: $(VENV)/installed-dev ## format the code
 	$(BIN)/ruff check --fix
 
 clean: ## remove what was installed and cached
-	rm -rf $(VENV) $(VLLM) $(PEERS) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) $(PEERS) $(VIDUR) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -10,6 +10,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "performance.md"
+SIMULATED = HERE / "simulated.md"
 OURS, LIMIT, TEXT = "servescope", "C, epoll", "servescope --keep-text"
 Client = dict[str, Any]
 
@@ -18,7 +19,7 @@ ABOUT = """\
 
 Made by `make bench` (servescope, and a client in C as the limit) or `make bench-peers` (the field's
 load clients too), which run `benchmarks/bench.py`, and by `benchmarks/performance.py`, which writes
-this page from `benchmarks/results.json`. Do not edit it.
+this page from `benchmarks/results.json` and `benchmarks/simulated.md`. Do not edit it.
 
 Each client's whole process tree is held to one core. A server in C has the other: it streams tokens
 on a schedule (TTFT 50 ms, ITL 10 ms, one send a token) and keeps the time before and after each of
@@ -35,6 +36,14 @@ of a client that cannot keep up: it reads several tokens at once, which is cheap
 the price. SGLang's Rust client is started by Python for seconds, which vary by more than that.
 Both of vLLM's are asked for text completions, since in chat they take the role for the first token.
 SGLang's and vLLM's sizes leave out what only a GPU needs. Locust has a user class of this project.
+"""
+SIMULATOR = """\
+## The simulator
+
+Made by `make bench-sim`, which runs `benchmarks/simulate.py`: Llama-2 7B on an A100 with
+80 GB under vLLM's scheduler, roofline and front end, in virtual time. Prompts have 1 to 512 tokens,
+answers about 200, arrivals are Poisson at a rate that keeps about 30 requests in the batch. Equal
+decode steps are taken at once, so that requests cost time, tokens do not: nor do they cost memory.
 """
 COLUMNS: list[tuple[str, Callable[[Client], str]]] = [
     ("CPU, us per event, 1024 streams", lambda c: _said(c, "paced_1024", "cpu_us_per_event")),
@@ -110,6 +119,8 @@ def page(results: dict[str, Any]) -> str:
     parts.append("## What it takes to have them\n\n" + table(clients, COSTS))
     if OURS in clients and LIMIT in clients:
         parts.append("## Against the limit\n\n" + _against(clients))
+    if SIMULATED.exists():
+        parts.append(SIMULATOR.rstrip() + "\n\n" + SIMULATED.read_text().rstrip())
     return "\n\n".join(parts) + "\n"
 
 
