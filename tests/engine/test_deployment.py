@@ -45,6 +45,31 @@ def test_int4_has_the_names_that_its_makers_gave_it(name):
     assert on(target + name).kv_tokens == on(target + "int4").kv_tokens
 
 
-def test_an_unknown_format_is_named_with_what_there_is():
-    with pytest.raises(BadInput, match=r"dtype: 'fp7': want one of auto, fp16"):
-        on("vllm?model=qwen2-7b&gpu=l40s&dtype=fp7")
+@pytest.mark.parametrize(
+    ("target", "want"),
+    [
+        ("vllm?model=qwen2-7b&gpu=l40s&dtype=fp7", "dtype: 'fp7': want one of auto, fp16"),
+        ("vllm?router=prefix", "router: 'prefix': want one of round_robin"),
+        ("vllm?kv_tokens=15", "kv_tokens: '15': want a block at least: 16"),
+        ("vllm?tp=2", "tp: '2': want it with a gpu"),
+        ("vllm?dtype=fp7", "dtype: 'fp7': want it with a gpu"),
+        ("vllm?model=qwen2-72b&gpu=l40s", "gpu: 'l40s': want more memory for qwen2-72b"),
+    ],
+)
+def test_what_cannot_be_deployed_is_refused_by_name(target, want):
+    with pytest.raises(BadInput, match=want):
+        on(target)
+
+
+def test_the_share_of_the_memory_is_what_each_engine_takes_it_for():
+    target = "?model=qwen2-7b&gpu=rtx-4090&max_num_seqs=64&max_num_batched_tokens=512&dtype=int4"
+    full, half = ("&memory_utilization=1", "&memory_utilization=0.5")
+    whole = {
+        name: on(name + target + full).kv_tokens for name in ("vllm", "sglang", "tensorrt-llm")
+    }
+    # All of it leaves the same, but SGLang has its activations beside its share.
+    assert whole["sglang"] > whole["vllm"] == pytest.approx(whole["tensorrt-llm"], abs=32)
+    assert on("tensorrt-llm" + target + half).kv_tokens == pytest.approx(
+        whole["tensorrt-llm"] / 2, abs=32
+    )
+    assert on("vllm" + target + half).kv_tokens < 0.45 * whole["vllm"]

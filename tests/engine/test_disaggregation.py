@@ -16,15 +16,10 @@ from servescope.engine.replay import replay
 from servescope.engine.simulate import simulate
 from servescope.errors import BadInput
 from servescope.load import Closed, Limit, Open
+from tests.engine.test_front_end import engine, one_by_one
 
 ABLE = sorted(name for name, kind in policies().items() if kind.disaggregates)
 TRANSFER = Transfer(token_s=2e-3, latency_s=3e-3)
-
-
-def engine(name="vllm", **said):
-    """5 ms a step and 1 ms a prompt token; 1 ms of way."""
-    costs = {"step": "5ms", "prefill": "1ms", "sequence": 0, "context": 0, "turnaround": "1ms"}
-    return policy(name)(EngineConfig(**{**costs, "prefix_cache": False, **said}))
 
 
 def records(fleet, prefill, offer, prompts, answers, **more):
@@ -80,6 +75,13 @@ def test_cached_tokens_are_those_that_the_prefill_replica_found():
     assert [record.cached_tokens for record in found] == [0, 40]
 
 
+def test_readings_are_of_the_replicas_that_answer():
+    kept, due_ns = [], np.array([0, 1, 2, 3]) * 10**7
+    records([engine()], [engine()], Open(due_ns=due_ns), [50] * 4, [1] * 4, keep=kept.extend)
+    running = [sample.value for sample in kept if sample.name == "running_requests"]
+    assert max(running) == 1  # their KV comes 100 ms after that of the one before
+
+
 @pytest.mark.parametrize("said", ["sim:vllm?", "sim:tgi-1.0?model=qwen2-7b&gpu=l40s&"])
 def test_what_cannot_be_disaggregated_is_refused(said):
     with pytest.raises(BadInput, match="prefill_replicas"):
@@ -90,14 +92,6 @@ def test_kv_is_as_many_bytes_as_the_model_has_over_the_adapters():
     said = "sim:vllm?model=llama-3.1-8b&gpu=h100-sxm-80gb&prefill_replicas=1&tp=2"
     # 32 layers x 2 x 8 heads x 128 x 2 bytes, half of them on each GPU.
     assert deploy(parse("TARGET", said)).transfer.token_s == pytest.approx(65536 / 50e9)
-
-
-def one_by_one(kind):
-    class OneByOne(kind):
-        def step(self, until_fs=None, arrival_fs=0):
-            return super().step(1)
-
-    return OneByOne
 
 
 @pytest.mark.parametrize("name", ABLE)

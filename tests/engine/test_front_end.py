@@ -204,27 +204,5 @@ def test_steps_taken_together_change_no_token_and_replaying_agrees(
         )
 
 
-@pytest.mark.parametrize("name", sorted(policies()))
-@settings(deadline=None, max_examples=15)
-@given(
-    seed=st.integers(0, 10**6), cost=COSTS, replicas=st.sampled_from([1, 3]), closed=st.booleans()
-)
-def test_steps_taken_together_change_no_time_of_a_replayed_fleet(
-    name, *, seed, cost, replicas, closed
-):
-    rng = np.random.default_rng(seed)
-    prompts, answers = rng.integers(1, 60, 60), rng.integers(1, 40, 60)
-    load = {"users": 9} if closed else {"arrivals_s": np.cumsum(rng.exponential(0.02, 60))}
-    config = EngineConfig(step="1ms", kv_tokens=300, max_num_seqs=6, max_waiting=4)
-    results = [
-        replay([kind(config) for _ in range(replicas)], prompts, answers, front_end=cost, **load)
-        for kind in (policy(name), one_by_one(policy(name)))
-    ]
-    for column in ("sent_s", "first_s", "end_s"):
-        np.testing.assert_array_equal(*(getattr(one, column) for one in results))
-    assert results[0].totals == results[1].totals
-    assert results[0].front_end_s == results[1].front_end_s
-
-
 def test_femtoseconds_are_exact():
     assert FrontEnd(FrontEndCost(22e-3, 10e-6)).half == 11 * FS // 1000

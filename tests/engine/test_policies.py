@@ -1,6 +1,5 @@
 import random
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -54,8 +53,6 @@ def test_an_unknown_policy_is_told_with_the_likely_one():
 
 def test_limits_that_a_config_leaves_open_are_the_policys():
     config = EngineConfig(max_model_len=3000, kv_tokens=60_000)
-    for name in ("max_num_seqs", "max_num_batched_tokens", "block_tokens"):
-        msgspec.structs.force_setattr(config, name, None)
     limits = {name: policy(name)(config).max_num_batched_tokens for name in ALL}
     assert limits == {
         "lightllm-2023": 10_000,

@@ -11,6 +11,7 @@ from servescope.engine.replay import ROUTERS, replay
 from servescope.engine.simulate import simulate
 from servescope.errors import BadInput
 from servescope.load import Closed, Limit, Open
+from tests.engine.test_front_end import COSTS, one_by_one
 
 RNG = np.random.default_rng(1)
 PROMPTS, ANSWERS = RNG.integers(1, 300, 80), RNG.integers(1, 90, 80)
@@ -103,6 +104,16 @@ def test_a_prefix_is_computed_once_where_the_router_heeds_it():
     assert hits["round_robin"] == 4 * 160
 
 
+def test_simulated_requests_with_a_long_prefix_in_common_go_where_it_is():
+    prompts = [(*range(300 * (k % 5), 300 * (k % 5) + 300), -k) for k in range(40)]
+    items = Single(lambda i: Item(prompt=prompts[i], output_tokens=2))
+    offer = Open(due_ns=np.arange(40) * 10**9)
+    deal = Deal(offer=offer, limit=Limit(requests=40), items=items, first_item=0)
+    fleet = [engine() for _ in range(3)]
+    list(simulate(fleet, deal, router="prefix_aware"))
+    assert sum(one.totals.prefix_hit_tokens for one in fleet) == 35 * 288
+
+
 def test_a_replica_with_far_more_requests_loses_its_prefixes():
     fleet = [engine(max_num_seqs=1), engine(max_num_seqs=1)]
     groups = {"groups": [3] * 100, "router": "prefix_aware"}
@@ -131,21 +142,27 @@ def test_a_wrong_argument_is_named(wrong, field):
 @pytest.mark.parametrize("name", sorted(policies()))
 @settings(deadline=None, max_examples=15)
 @given(
-    st.integers(0, 10**6),
-    st.sampled_from([1, 3]),
-    st.sampled_from(sorted(ROUTERS)),
-    st.booleans(),
+    seed=st.integers(0, 10**6),
+    replicas=st.sampled_from([1, 3]),
+    router=st.sampled_from(sorted(ROUTERS)),
+    closed=st.booleans(),
+    front_end=COSTS,
+    max_waiting=st.sampled_from([None, 4]),
 )
-def test_steps_taken_together_change_no_time_of_a_fleet(name, seed, replicas, router, closed):
-    class OneByOne(policy(name)):
-        def step(self, until_fs=None, arrival_fs=0):
-            return super().step(1)
-
+def test_steps_taken_together_change_no_time_of_a_fleet(
+    name, *, seed, replicas, router, closed, front_end, max_waiting
+):
     rng = np.random.default_rng(seed)
     prompts, answers = rng.integers(1, 60, 40), rng.integers(1, 40, 40)
     load = {"users": 9} if closed else {"arrivals_s": np.cumsum(rng.exponential(0.02, 40))}
     groups = rng.integers(-1, 3, 40)
-    config = EngineConfig(step="1ms", kv_tokens=400, max_num_seqs=6, max_num_batched_tokens=50)
+    config = EngineConfig(
+        step="1ms",
+        kv_tokens=400,
+        max_num_seqs=6,
+        max_num_batched_tokens=50,
+        max_waiting=max_waiting,
+    )
     results = [
         replay(
             [kind(config) for _ in range(replicas)],
@@ -154,12 +171,16 @@ def test_steps_taken_together_change_no_time_of_a_fleet(name, seed, replicas, ro
             groups=groups,
             prefix_tokens=np.minimum(20, prompts),
             router=router,
+            front_end=front_end,
         )
-        for kind in (policy(name), OneByOne)
+        for kind in (policy(name), one_by_one(policy(name)))
     ]
     for column in ("sent_s", "first_s", "end_s"):
-        assert (getattr(results[0], column) == getattr(results[1], column)).all()
+        np.testing.assert_array_equal(*(getattr(one, column) for one in results))
     assert results[0].totals == results[1].totals
     assert results[0].decode_s == results[1].decode_s
     assert results[0].busy_s <= replicas * results[0].makespan_s
-    assert (results[0].sent_s < results[0].first_s).all()
+    assert results[0].front_end_s == results[1].front_end_s
+    taken = results[0].tokens > 0
+    assert (results[0].sent_s < results[0].first_s)[taken].all()
+    assert taken.all() or max_waiting

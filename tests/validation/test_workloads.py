@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from servescope.engine.config import EngineConfig
 from servescope.validation import llm_infer_bench, published
-from servescope.validation.deployment import Deployment
+from servescope.validation.deployment import deployed, serve
 from servescope.validation.gaps import inter_token_times
 from servescope.validation.gpustack import lengths
 from servescope.validation.lengths import log_normal, often_cut
@@ -51,9 +52,9 @@ def test_lengths_that_a_source_tells_are_taken_as_they_are():
 
 
 def test_inter_token_times_are_those_of_the_answers_of_a_replay():
-    made = Deployment(engine="vllm", model="qwen3-14b", gpu="a100-sxm-80gb", max_num_seqs=64)
+    made = deployed(EngineConfig(model="qwen3-14b", gpu="a100-sxm-80gb", max_num_seqs=64))
     prompts, outputs = log_normal(200, 100, 1024, stream=1), log_normal(100, 100, 512, stream=2)
-    gaps_s, served = inter_token_times(made, prompts, outputs), made.serve(prompts, outputs)
+    gaps_s, served = inter_token_times(made, prompts, outputs), serve(made, prompts, outputs)
     assert len(gaps_s) == (outputs - 1).sum()
     assert gaps_s.sum() == pytest.approx((served.end_s - served.first_s).sum(), rel=0.01)
     assert gaps_s.max() > 2 * np.median(gaps_s)  # a prompt in between

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 
@@ -33,4 +35,8 @@ class Overheads(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     half of it to take the request in, half to open its answer."""
     token_s: float = 0.0
     """The front end's time for each output token."""
+    memory_of: Literal["all", "static", "rest"] = "all"
+    """What the memory that the engine may use is a share of, and for: of all, for all (vLLM); of
+    all, for weights and KV cache (SGLang); of what weights and activations leave, for the KV cache
+    (TensorRT-LLM)."""
     source: str = ""

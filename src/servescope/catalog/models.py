@@ -30,11 +30,18 @@ _GEMMA3 = {  # its files leave out what is the default of transformers' Gemma3Te
     "vocab_size": 262_208,
     "max_position_embeddings": 131_072,
 }
-_OTHER_KINDS = ("hybrid_override_pattern", "linear_num_key_heads", "interleave_moe_layer_step")
+_OTHER_KINDS = (
+    *("hybrid_override_pattern", "mamba_d_state", "attn_layer_period", "linear_num_key_heads"),
+    *("interleave_moe_layer_step", "moe_num_experts"),
+)
 """Keys of models whose layers differ in ways that Llama's keys do not tell: Mamba or linear
-attention in some, experts in every other."""
+attention in some, experts in every other or by another name."""
 _ALSO_CALLED = {"awq": "int4", "gptq": "int4", "w4a16": "int4", "w8a8": "int8"}
-_STORED_AS = {"fp8": "fp8", "awq": "int4", "gptq": "int4", "mxfp4": "int4"}
+_STORED_AS = {
+    "fp8": "fp8", "fbgemm_fp8": "fp8", "float8": "fp8", "int8": "int8",
+    "awq": "int4", "mxfp4": "int4", "int4": "int4",
+}  # fmt: skip
+"""Formats of weights, by quantization method or, where that leaves it open, by their numbers."""
 
 
 def weight_bytes_each(weights: str) -> float:
@@ -243,6 +250,23 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class _Numbers(msgspec.Struct):
+    num_bits: int
+    type: str = "int"
+
+
+class _Group(msgspec.Struct):
+    weights: _Numbers
+
+
+class _Quantization(msgspec.Struct):
+    """What is read of a `quantization_config`: GPTQ's bits, the groups of compressed-tensors."""
+
+    quant_method: str
+    bits: int | None = None
+    config_groups: dict[str, _Group] = {}
+
+
 class _Keys:
     """A config.json read by Llama's names."""
 
@@ -254,7 +278,7 @@ class _Keys:
 
     def get(self, key: str, default: Any = None) -> Any:  # noqa: ANN401 (as JSON has it)
         """The value; null counts as missing."""
-        for name in (key, _GPT_KEYS.get(key, key)):
+        for name in (key, _GPT_KEYS.get(key, key) if self.kind == "gptj" else key):
             if self._config.get(name) is not None:
                 return self._config[name]
         return self._defaults.get(key, default)
@@ -307,8 +331,21 @@ class _Keys:
         )
 
     def stored_as(self) -> str:
-        """The weights' format."""
-        stored = self.get("quantization_config") or {}
-        method = str(stored.get("quant_method", "")) if isinstance(stored, Mapping) else ""
-        dtype = self.get("torch_dtype", self.get("dtype"))
-        return _STORED_AS.get(method, "fp16" if dtype == "float16" else "bf16")
+        """The weights' format; BadInput where it is none that is known here."""
+        said = self.get("quantization_config")
+        if said is None:
+            dtype = self.get("torch_dtype", self.get("dtype"))
+            return "fp16" if dtype == "float16" else "bf16"
+        try:
+            stored = msgspec.convert(said, _Quantization)
+        except msgspec.ValidationError as error:
+            raise BadInput(
+                "model", self.kind, f"want another quantization_config: {error}"
+            ) from None
+        groups = (group.weights for group in stored.config_groups.values())
+        numbers = next((f"{one.type}{one.num_bits}" for one in groups), f"int{stored.bits}")
+        found = _STORED_AS.get(stored.quant_method, _STORED_AS.get(numbers))
+        if found is None:
+            want = "want weights of 4 or 8 bits as AWQ, GPTQ, FP8 or compressed-tensors have them"
+            raise BadInput("model", stored.quant_method, want)
+        return found

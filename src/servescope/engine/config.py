@@ -140,6 +140,11 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         return _numbers("batch_scaling", self.batch_scaling)
 
     @property
+    def gpus(self) -> int:
+        """GPUs of all replicas, those that only compute prompts among them."""
+        return self.tp * self.pp * (self.replicas + self.prefill_replicas)
+
+    @property
     def turnaround_s(self) -> float:
         """Seconds to the engine and back."""
         return _seconds("turnaround", self.turnaround)

@@ -11,17 +11,22 @@ from servescope.engine.cost import LinearCost
 from servescope.engine.disaggregation import NO_TRANSFER, Transfer
 from servescope.engine.front_end import NO_FRONT_END, FrontEndCost
 from servescope.engine.policies import policy
+from servescope.engine.routers import ROUTERS
+from servescope.engine.scheduler import FOREVER
 from servescope.errors import BadInput
+from servescope.plugins import one_of
 
 if TYPE_CHECKING:
     from servescope.catalog import Gpu, Overheads
     from servescope.engine.config import EngineConfig
     from servescope.engine.cost import Cost
     from servescope.engine.scheduler import Engine
-SEQUENCES = 256
-"""In a batch at most, when memory is set aside for activations."""
-TOKENS = 16384
-"""In a step at most then, where the policy has no limit."""
+
+SEQUENCES, TOKENS = 256, 16384
+"""In a batch and in a step, when memory is set aside for activations, where neither settings nor
+the policy have a limit."""
+_OF_A_GPU = ("tp", "pp", "nodes", "dtype", "kv_dtype", "memory_utilization")
+"""Settings that say nothing without a GPU."""
 
 
 class Deployment:
@@ -97,33 +102,32 @@ def deploy(declared: EngineConfig, on: tuple[Gpu, Overheads] | None = None) -> D
     `on` stands for what `hardware` finds. Raises BadInput where the catalogue lacks a name, or the
     model does not fit.
     """
-    config = settle(declared)
-    if config.prefill_replicas and (config.gpu is None or not policy(config.policy).disaggregates):
-        want = "want none without a gpu, or with another engine than vllm, sglang and tensorrt-llm"
-        raise BadInput("prefill_replicas", str(config.prefill_replicas), want)
+    config, kind = settle(declared), policy(declared.policy)
+    _check(config, kind)
     if config.gpu is None:
         return Deployment(declared, config, LinearCost.of(config))
     from servescope import catalog  # noqa: PLC0415 (only where a GPU is named)
     from servescope.engine.costs import Network, Roofline, kv_tokens  # noqa: PLC0415
 
-    model, kind = catalog.model(config.model), policy(config.policy)
-    gpu, overheads = on or hardware(config)
+    model, (gpu, overheads) = catalog.model(config.model), on or hardware(config)
     limits = {k: v for k, v in kind.limits_on(gpu).items() if getattr(config, k) is None}
     config = msgspec.structs.replace(config, **limits)
     tp, pp, weights, kv_dtype = config.tp, config.pp, config.dtype, config.kv_dtype
     cost = Roofline(
         model, gpu, overheads, weights=weights, kv_dtype=kv_dtype, tp=tp, pp=pp, nodes=config.nodes
     )
-    tokens = config.max_num_batched_tokens or min(kind.max_num_batched_tokens, TOKENS)
+    tokens = config.max_num_batched_tokens or _limit(kind.max_num_batched_tokens, TOKENS)
+    sequences = config.max_num_seqs or _limit(kind.max_num_seqs, SEQUENCES)
     room = config.kv_tokens or kv_tokens(
         model,
         gpu.memory_bytes,
         utilization=config.memory_utilization,
+        memory_of=overheads.memory_of,
         weights=weights,
         kv_dtype=kv_dtype,
         tp=tp,
         pp=pp,
-        activation_bytes=model.activation_bytes(tokens, config.max_num_seqs or SEQUENCES, tp),
+        activation_bytes=model.activation_bytes(tokens, sequences, tp),
     )
     if room < (config.block_tokens or kind.block_tokens):
         need, there = model.weight_bytes(weights, tp, pp) / 1e9, gpu.memory_bytes / 1e9
@@ -140,3 +144,23 @@ def deploy(declared: EngineConfig, on: tuple[Gpu, Overheads] | None = None) -> D
     token_bytes = model.kv_bytes_per_token(kv_dtype, tp, pp)
     transfer = Transfer(token_bytes / config.transfer_bytes_per_s, Network().latency_s)
     return Deployment(declared, concrete, cost, front_end, transfer)
+
+
+def _limit(of_policy: int, otherwise: int) -> int:
+    return of_policy if of_policy < FOREVER else otherwise
+
+
+def _check(config: EngineConfig, kind: type[Engine]) -> None:
+    """What settings must be for this engine, beyond what they must be for any."""
+    if config.router not in ROUTERS:
+        raise BadInput("router", config.router, f"want {one_of(config.router, ROUTERS)}")
+    block_tokens = config.block_tokens or kind.block_tokens
+    if config.kv_tokens is not None and config.kv_tokens < block_tokens:
+        raise BadInput("kv_tokens", str(config.kv_tokens), f"want a block at least: {block_tokens}")
+    for field in msgspec.structs.fields(config):
+        said = getattr(config, field.name)
+        if config.gpu is None and field.name in _OF_A_GPU and said != field.default:
+            raise BadInput(field.name, str(said), "want it with a gpu: without one it says nothing")
+    if config.prefill_replicas and (config.gpu is None or not kind.disaggregates):
+        want = "want none without a gpu, or with another engine than vllm, sglang and tensorrt-llm"
+        raise BadInput("prefill_replicas", str(config.prefill_replicas), want)

@@ -61,6 +61,18 @@ class Replayed:
     """Time in steps that only decode."""
     front_end_s: float
     """Time that front ends were busy, of all replicas together."""
+    prompt_steps: int
+    """Steps that compute prompts, of all replicas together."""
+
+    @property
+    def ttft_s(self) -> NDArray[np.float64]:
+        """Of each request, from sending it to its first token."""
+        return self.first_s - self.sent_s
+
+    @property
+    def e2e_s(self) -> NDArray[np.float64]:
+        """Of each request, from sending it to its last token."""
+        return self.end_s - self.sent_s
 
     @property
     def makespan_s(self) -> float:
@@ -148,6 +160,7 @@ def replay(
         mixed_s=loop.mixed_fs / FS,
         decode_s=loop.decode_fs / FS,
         front_end_s=sum(front.busy for front in loop.fronts) / FS,
+        prompt_steps=loop.prompt_steps,
     )
 
 
@@ -193,7 +206,7 @@ class _Loop:
         """Requests that each replica has to answer, in its front end and in engines."""
         self.end_s = array("d", [np.nan]) * count
         self.sent_s, self.first_s = self.end_s[:], self.end_s[:]
-        self.prompt_fs = self.mixed_fs = self.decode_fs = 0
+        self.prompt_fs = self.mixed_fs = self.decode_fs = self.prompt_steps = 0
 
     def run(self) -> None:
         """Serve all."""
@@ -281,10 +294,12 @@ class _Loop:
         """What came of a step."""
         if not step.prompts:
             self.decode_fs += step.duration_fs
-        elif step.decoding:
-            self.mixed_fs += step.duration_fs
         else:
-            self.prompt_fs += step.duration_fs
+            self.prompt_steps += 1
+            if step.decoding:
+                self.mixed_fs += step.duration_fs
+            else:
+                self.prompt_fs += step.duration_fs
         if replica >= self.answering and self.prefill is not None:
             for computed in step.finished:
                 work, chosen = computed.owner

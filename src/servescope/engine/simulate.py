@@ -149,7 +149,8 @@ class _Stage:
             if replica.step is not None:
                 ended = now
                 if readings is not None and now >= readings.due_ns:
-                    readings.read(now, sum(one.step.sequences for one in self.replicas if one.step))
+                    answering = self.replicas[: len(self.engines)]
+                    readings.read(now, sum(one.step.sequences for one in answering if one.step))
                 for out_fs, work in replica.over(now_fs):
                     self._whole(work, out_fs, chosen)
                 yield from self._leave(now_fs)
@@ -207,7 +208,7 @@ class _Stage:
             ids = prompt_tokens(messages_of(prompt) if isinstance(prompt, str) else prompt)
             answer = voice_ids(self._index(asked.dealt), tokens)
             work = Work(ids, tokens, asked, answer=answer)
-            chosen = self.route(self.loads, hash(ids[:PREFIX])) if len(self.engines) > 1 else 0
+            chosen = self.route(self.loads, abs(hash(ids[:PREFIX]))) if len(self.engines) > 1 else 0
             self.loads[chosen] += 1
             replica, come_fs = self.replicas[chosen], (asked.sent_ns + self._way_ns) * NS
             ready_fs = replica.take_in(come_fs)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from servescope.engine import FS, Work
-from servescope.engine.front_end import FrontEnd, FrontEndCost
-from servescope.validation.deployment import Deployment
+from servescope.engine.front_end import FrontEnd
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from servescope.engine.deployment import Deployment
 
 
 def inter_token_times(
@@ -23,8 +24,7 @@ def inter_token_times(
 
     One step at a time, so for thousands of requests, not for millions.
     """
-    software, (engine,) = deployment.software, deployment.engines()
-    front_end = FrontEnd(FrontEndCost(software.request_s, software.token_s))
+    engine, front_end = deployment.engine(), FrontEnd(deployment.front_end)
     coming = deque(
         (front_end.take_in(0), Work(prompt=(), prompt_tokens=prompt, output_tokens=output))
         for prompt, output in zip(map(int, prompt_tokens), map(int, output_tokens), strict=True)

@@ -12,13 +12,13 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
 
-from servescope import catalog
-from servescope.catalog import Overheads
+from servescope.engine.config import EngineConfig
+from servescope.engine.deployment import Deployment
+from servescope.engine.replay import Replayed
 from servescope.validation.cells import Cell, Row, Setup
-from servescope.validation.deployment import Deployment, Served, percentile
+from servescope.validation.deployment import deployed, like, output_rate, serve, tpot_s
 from servescope.validation.gaps import inter_token_times
 from servescope.validation.lengths import log_normal
 
@@ -31,29 +31,19 @@ MOST_PROMPT, MOST_ANSWER = 1024, 1024
 """`vllm bench` leaves out longer prompts of ShareGPT; prompt and answer come to 2048 at most."""
 
 
-def _vllm() -> Overheads:
-    """vLLM 0.11 did not yet schedule a step while the one before ran."""
-    return msgspec.structs.replace(catalog.engine("vllm"), hidden=0.0)
-
-
 def deployment(engine: str, weights: str, max_num_batched_tokens: int | None) -> Deployment:
     """A server at its defaults."""
-    found = {
-        "vllm": Deployment(
-            engine="vllm", model="qwen3-14b", gpu="a100-sxm-80gb", weights=weights,
-            max_num_seqs=256, max_num_batched_tokens=2048, max_model_len=40_960, overheads=_vllm(),
-        ),
-        "sglang": Deployment(
-            engine="sglang", model="qwen3-14b", gpu="a100-sxm-80gb", weights=weights,
-            utilization=0.88, max_model_len=40_960,
-        ),
-        "tensorrt-llm": Deployment(
-            engine="tensorrt-llm", model="qwen3-14b", gpu="a100-sxm-80gb", weights=weights,
-            utilization=0.9, of_rest=True, max_num_batched_tokens=max_num_batched_tokens or 8192,
-            max_model_len=40_960,
-        ),
-    }  # fmt: skip
-    return found[engine]
+    config = EngineConfig(
+        engine=engine,
+        model="qwen3-14b",
+        gpu="a100-sxm-80gb",
+        dtype=weights,
+        memory_utilization=0.88 if engine == "sglang" else 0.9,
+        max_num_batched_tokens=max_num_batched_tokens,
+        max_model_len=40_960,
+    )
+    # vLLM 0.11 did not yet schedule a step while the one before ran.
+    return deployed(config, overheads={"hidden": 0.0} if engine == "vllm" else {})
 
 
 def lengths(count: int, prompt: float, output: float) -> tuple[NDArray[np.int64], ...]:
@@ -80,13 +70,13 @@ def predict(rows: list[Row]) -> Iterator[Cell]:
         others += _section(row).startswith("Other")
         drawn = lengths(int(count), prompt / count, output / count)
         made = deployment(engine, weights, most)
-        served, gaps_s = made.serve(*drawn), inter_token_times(made, *drawn)
+        served, gaps_s = serve(made, *drawn), inter_token_times(made, *drawn)
         shape = f"{count:.0f} x {prompt / count:.0f}/{output / count:.0f}"
         if _is_sharegpt(int(count), prompt / count):
             shape = f"{count:.0f} of ShareGPT"
         setup = Setup(engine=shown, gpu="A100", model=row.model, workload=shape)
         for row in run:
-            yield Cell.of(row, setup, _figure(row.metric, served, gaps_s), like=made.like)
+            yield Cell.of(row, setup, _figure(row.metric, served, gaps_s), like=like(made))
 
 
 def _runs(rows: list[Row]) -> list[list[Row]]:
@@ -116,19 +106,19 @@ def _engine(row: Row, others: int) -> tuple[str, str, int | None, str]:
     return name.lower(), {"": "fp16", "FP8": "fp8", "AWQ": "int4"}[narrow], None, row.engine
 
 
-def _figure(metric: str, served: Served, gaps_s: NDArray[np.float64]) -> float:
+def _figure(metric: str, served: Replayed, gaps_s: NDArray[np.float64]) -> float:
     if metric.startswith("Benchmark"):
         return served.makespan_s
     if metric.startswith("Request"):
-        return len(served.outputs) / served.makespan_s
+        return len(served.tokens) / served.makespan_s
     if metric.startswith("Output"):
-        return served.output_rate
+        return output_rate(served)
     statistic, what, *_ = metric.split()
     # Inter-token times are those of all answers together: one counts as often as it has some.
-    values = 1e3 * {"TTFT": served.ttft_s, "TPOT": served.tpot_s, "ITL": gaps_s}[what]
+    values = 1e3 * {"TTFT": served.ttft_s, "TPOT": tpot_s(served), "ITL": gaps_s}[what]
     if statistic == "Mean":
         return float(values.mean())
-    return percentile(values, 50 if statistic == "Median" else 99)
+    return float(np.percentile(values, 50 if statistic == "Median" else 99))
 
 
 def _number(name: str, text: str) -> float:

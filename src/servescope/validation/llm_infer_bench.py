@@ -17,8 +17,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from servescope.engine.config import EngineConfig
+from servescope.engine.deployment import Deployment
+from servescope.engine.replay import Replayed
 from servescope.validation.cells import Cell, Row, Setup, grouped
-from servescope.validation.deployment import Deployment, Served
+from servescope.validation.deployment import deployed, serve
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -84,16 +87,8 @@ def workload(engine: str, text: str) -> Workload:
 def deployment(engine: str, model: str, tp: int) -> Deployment:
     """What served it, with every engine's limits as they are by default."""
     size = "70b" if "70b" in model else "13b"
-    found = Deployment(engine=engine, model=f"llama-2-{size}", gpu="a800-sxm-80gb", tp=tp)
-    if engine != "lightllm-2023":
-        return found
-    # Its prompts come in batches of at most a sixth of its cache.
-    return Deployment(
-        engine=engine,
-        model=found.model,
-        gpu=found.gpu,
-        tp=tp,
-        max_num_batched_tokens=found.capacity_tokens() // 6,
+    return deployed(
+        EngineConfig(engine=engine, model=f"llama-2-{size}", gpu="a800-sxm-80gb", tp=tp)
     )
 
 
@@ -119,14 +114,13 @@ def _keys(row: Row) -> tuple[int, str]:
 
 
 @cache
-def _run(engine: str, model: str, tp: int, text: str) -> tuple[Served, Workload]:
+def _run(engine: str, model: str, tp: int, text: str) -> tuple[Replayed, Workload]:
     drawn = workload(engine, text)
-    return deployment(engine, model, tp).serve(
-        drawn.prompts + BOS, drawn.outputs, arrivals_s=drawn.arrivals_s
-    ), drawn
+    made = deployment(engine, model, tp)
+    return serve(made, drawn.prompts + BOS, drawn.outputs, arrivals_s=drawn.arrivals_s), drawn
 
 
-def _figure(metric: str, served: Served, drawn: Workload) -> float:
+def _figure(metric: str, served: Replayed, drawn: Workload) -> float:
     if metric.startswith("CDF"):
         return float(np.mean(served.e2e_s <= _number(r"<=([\d.]+)", metric)))
     if metric.startswith("throughput"):

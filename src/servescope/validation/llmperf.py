@@ -10,13 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import msgspec
 import numpy as np
 
-from servescope import catalog
-from servescope.catalog import Overheads
+from servescope.engine.config import EngineConfig
 from servescope.validation.cells import Cell, Row, Setup
-from servescope.validation.deployment import Deployment
+from servescope.validation.deployment import deployed, output_rate, serve
 
 SOURCES = ("LLMPerf (Emerging-AI)",)
 
@@ -29,26 +27,22 @@ UNKNOWN = "not predicted: token lengths are not published"
 SHARED = "not predicted: two servers on one GPU"
 
 
-def _sglang() -> Overheads:
-    """SGLang 0.3 scheduled between steps; 0.4 was the first to do so during them, for 1.1 times the
-    throughput (https://lmsys.org/blog/2024-12-04-sglang-v0-4/)."""
-    return msgspec.structs.replace(catalog.engine("sglang"), hidden=0.0)
-
-
 def capacity(gpu: str, tp: int, task: str) -> float:
     """Output tokens a second with so many requests in flight."""
     prompt, output = LENGTHS[task]
-    served = Deployment(
+    config = EngineConfig(
         engine="sglang",
         model="qwen2-72b" if tp > 1 else "qwen2-7b",
-        weights="int4" if tp > 1 else "fp16",
+        dtype="int4" if tp > 1 else "fp16",
         gpu=gpu,
         tp=tp,
-        utilization=0.88,
-        has_server=False,
-        overheads=_sglang(),
-    ).serve(np.full(REQUESTS, prompt), np.full(REQUESTS, output), users=USERS)
-    return served.output_rate
+        memory_utilization=0.88,
+    )
+    # SGLang 0.3 scheduled between steps; 0.4 was the first to do so during them, for 1.1 times the
+    # throughput (https://lmsys.org/blog/2024-12-04-sglang-v0-4/).
+    made = deployed(config, has_server=False, overheads={"hidden": 0.0})
+    served = serve(made, np.full(REQUESTS, prompt), np.full(REQUESTS, output), users=USERS)
+    return output_rate(served)
 
 
 def predict(rows: list[Row]) -> Iterator[Cell]:

@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from servescope.engine.config import EngineConfig
+from servescope.engine.deployment import Deployment
 from servescope.validation.cells import Cell, Row, Setup
-from servescope.validation.deployment import Deployment
+from servescope.validation.deployment import deployed, like, output_rate, serve
 from servescope.validation.lengths import log_normal
 
 SOURCES = ("MLPerf inference v4.1",)
@@ -43,27 +45,27 @@ SUBMISSIONS = {
 
 def deployment(run: Submission) -> Deployment:
     """One replica of it."""
-    return Deployment(
+    config = EngineConfig(
         engine="tensorrt-llm",
         model="llama-2-70b",
         gpu=run.gpu,
         tp=run.tp,
-        weights="fp8",
+        dtype="fp8",
         kv_dtype="fp8",
-        utilization=run.cache,
-        of_rest=True,
+        memory_utilization=run.cache,
         max_num_seqs=run.batch,
-        has_server=False,
     )
+    return deployed(config, has_server=False)
 
 
-def output_rate(run: Submission) -> float:
-    """Output tokens a second of all GPUs."""
-    one = deployment(run).serve(
+def of_all_gpus(run: Submission) -> float:
+    """Output tokens a second."""
+    one = serve(
+        deployment(run),
         log_normal(MEAN_PROMPT, REQUESTS_OF_A_REPLICA, MOST, stream=1),
         log_normal(MEAN_ANSWER, REQUESTS_OF_A_REPLICA, MOST, stream=2),
     )
-    return run.gpus // run.tp * one.output_rate
+    return run.gpus // run.tp * output_rate(one)
 
 
 def predict(rows: list[Row]) -> Iterator[Cell]:
@@ -74,4 +76,4 @@ def predict(rows: list[Row]) -> Iterator[Cell]:
             engine="TensorRT-LLM", gpu=f"{run.gpus} x {run.gpu.upper()}", model="llama2-70b",
             workload="offline",
         )  # fmt: skip
-        yield Cell.of(row, setup, output_rate(run), like=deployment(run).like)
+        yield Cell.of(row, setup, of_all_gpus(run), like=like(deployment(run)))

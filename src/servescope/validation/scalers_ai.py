@@ -11,55 +11,58 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from servescope.engine.costs import Network
+from servescope import catalog
+from servescope.engine.config import EngineConfig
+from servescope.engine.deployment import Deployment
+from servescope.engine.replay import Replayed
 from servescope.validation.cells import Cell, Row, Setup, grouped
-from servescope.validation.deployment import Deployment, Served, percentile
+from servescope.validation.deployment import deployed, output_rate, serve
 from servescope.validation.lengths import SEED, often_cut
 
 SOURCES = ("Scalers AI distributed inference",)
 
+MODEL, TP = "llama-2-70b", 4
 MOST_ANSWER, MEAN_ANSWER = 256, 230
 REQUESTS_OF_A_USER = 12
 NO_MEAN = "not predicted: an average over a whole run, pauses and start included"
 
 
 def deployment(nodes: int, batch: int) -> Deployment:
-    """Its engine: `max_num_seqs` is the batch, prompts are padded to the context at most."""
-    return Deployment(
+    """Its engine: `max_num_seqs` is the batch."""
+    config = EngineConfig(
         engine="vllm-0.2",
-        model="llama-2-70b",
+        model=MODEL,
         gpu="a100-sxm-80gb",
-        tp=4,
+        tp=TP,
         nodes=nodes,
-        network=Network(),
         max_num_seqs=batch,
-        max_num_batched_tokens=4096,
     )
+    return deployed(config)
 
 
-def serve(nodes: int, users: int) -> Served:
+def run(nodes: int, users: int) -> Replayed:
     """What its Locust users saw."""
     count = users * REQUESTS_OF_A_USER
     prompts = np.random.default_rng(SEED).integers(14, 41, count)
     outputs = often_cut(MEAN_ANSWER, MOST_ANSWER, count)
-    return deployment(nodes, users).serve(prompts, outputs, users=users)
+    return serve(deployment(nodes, users), prompts, outputs, users=users)
 
 
 def predict(rows: list[Row]) -> Iterator[Cell]:
     """All cells."""
-    for run in grouped(rows, "hardware", "workload"):
-        row = run[0]
+    for own in grouped(rows, "hardware", "workload"):
+        row = own[0]
         apart = "2+2" in row.hardware
         users = re.search(r"(\d+) users", row.workload)
         setup = Setup(
             engine="vLLM 0.2.6",
             gpu="A100, 2 + 2 over a network" if apart else "A100",
             model=row.model,
-            tp=4,
+            tp=TP,
             workload=f"{users[1]} users" if users else row.workload,
         )
-        served = serve(2 if apart else 1, int(users[1])) if users else None
-        for row in run:
+        served = run(2 if apart else 1, int(users[1])) if users else None
+        for row in own:
             if served is None:
                 yield Cell.of(
                     row, setup, _alone(row.metric), NO_MEAN if "util" in row.metric else ""
@@ -68,25 +71,24 @@ def predict(rows: list[Row]) -> Iterator[Cell]:
                 yield Cell.of(row, setup, _figure(row.metric, served))
 
 
-def _figure(metric: str, served: Served) -> float:
+def _figure(metric: str, served: Replayed) -> float:
     steady = served.makespan_s
     found = {
-        "RPS": len(served.outputs) / steady,
-        "output tokens/s": served.output_rate,
-        "P95 token latency (= P95/256)": 1e3 * percentile(served.e2e_s, 95) / MOST_ANSWER,
+        "RPS": len(served.tokens) / steady,
+        "output tokens/s": output_rate(served),
+        "P95 token latency (= P95/256)": 1e3 * float(np.percentile(served.e2e_s, 95)) / MOST_ANSWER,
     }
     if metric in found:
         return found[metric]
-    return percentile(served.e2e_s, float(metric.partition(" ")[0].removeprefix("P")))
+    return float(np.percentile(served.e2e_s, float(metric.partition(" ")[0].removeprefix("P"))))
 
 
 def _alone(metric: str) -> float | None:
     """What is measured beside the requests: bits between the nodes, a second and direction."""
     if not metric.startswith("network"):
         return None
-    users, model = 32, deployment(2, 32)
-    served = serve(2, users)
-    shape = model.cost().model
-    ring = 2 * (model.tp - 1) / model.tp * users * shape.hidden * 2
-    step_s = served.decode_s / max(1, served.steps - served.prompt_steps)
+    users, shape = 32, catalog.model(MODEL)
+    served = run(2, users)
+    ring = 2 * (TP - 1) / TP * users * shape.hidden * 2
+    step_s = served.decode_s / max(1, served.totals.steps - served.prompt_steps)
     return 2 * shape.layers * ring * 8 / step_s / 1e9

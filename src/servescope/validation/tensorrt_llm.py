@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from servescope.engine.config import EngineConfig
+from servescope.engine.deployment import Deployment
 from servescope.validation.cells import Cell, Row, Setup
-from servescope.validation.deployment import Deployment
+from servescope.validation.deployment import deployed, like, output_rate, serve
 
 STATIC, IN_FLIGHT = "TensorRT-LLM docs, static", "TensorRT-LLM docs, in-flight batching"
 FIRST_TOKEN = "TensorRT-LLM docs, first token"  # noqa: S105 (no secret)
@@ -40,20 +42,19 @@ def deployment(
     """An engine of these tables; fp8 is in the model's name."""
     name, narrow = model.removesuffix("-fp8"), model.endswith("-fp8")
     number = "fp8" if narrow else "fp16"
-    return Deployment(
+    config = EngineConfig(
         engine="tensorrt-llm",
         model=MODELS[name],
         gpu=GPUS[gpu],
         tp=tp,
-        weights=number,
+        dtype=number,
         kv_dtype=number,
-        utilization=0.95,
-        of_rest=True,
+        memory_utilization=0.95,
         max_model_len=1 << 16,
-        has_server=False,
         kv_tokens=kv_tokens,
         max_num_batched_tokens=max_num_batched_tokens,
     )
+    return deployed(config, has_server=False)
 
 
 def predict(rows: list[Row]) -> Iterator[Cell]:
@@ -65,19 +66,19 @@ def predict(rows: list[Row]) -> Iterator[Cell]:
             engine="TensorRT-LLM", gpu=gpu, model=model, tp=size, workload=" ".join(lengths)
         )
         figure = _figure(row.source, model, gpu, size, lengths)
-        yield Cell.of(row, setup, figure, like=deployment(model, gpu, size).like)
+        yield Cell.of(row, setup, figure, like=like(deployment(model, gpu, size)))
 
 
 def _figure(source: str, model: str, gpu: str, tp: int, lengths: list[str]) -> float:
     if source == FIRST_TOKEN:
         prompt = int(lengths[0].removeprefix("in"))
-        return 1e3 * float(deployment(model, gpu, tp).serve([prompt], [1]).first_s[0])
+        return 1e3 * float(serve(deployment(model, gpu, tp), [prompt], [1]).first_s[0])
     prompt, output = map(int, lengths[-1].split("/"))
     if source == IN_FLIGHT:
         count = REQUESTS.get(lengths[-1], 1500)
-        return deployment(model, gpu, tp).serve([prompt] * count, [output] * count).output_rate
+        return output_rate(serve(deployment(model, gpu, tp), [prompt] * count, [output] * count))
     # A static batch: there was room for it, and all its prompts were computed together.
     batch = int(lengths[0].removeprefix("b"))
     room = batch * (prompt + output + 64)
     made = deployment(model, gpu, tp, kv_tokens=room, max_num_batched_tokens=batch * prompt)
-    return made.serve([prompt] * batch, [output] * batch).output_rate / tp
+    return output_rate(serve(made, [prompt] * batch, [output] * batch)) / tp

@@ -13,12 +13,13 @@ import re
 from collections.abc import Iterator
 from functools import cache
 
-import msgspec
-
 from servescope import catalog
+from servescope.engine.config import EngineConfig
 from servescope.engine.costs import kv_tokens
+from servescope.engine.deployment import Deployment
+from servescope.engine.replay import Replayed
 from servescope.validation.cells import Cell, Row, Setup
-from servescope.validation.deployment import Deployment, Served
+from servescope.validation.deployment import deployed, like, serve
 from servescope.validation.lengths import log_normal
 
 SOURCES = ("TGI dynamic performance study (InternLM-20B)",)
@@ -50,25 +51,23 @@ HOST_TIMED = "not predicted: timed on the host, so it counts launches"
 
 def deployment(gpu: str, tp: int) -> Deployment:
     """TGI as it was instrumented: no clock but its layers' launches, and LightLLM's attention."""
-    software = msgspec.structs.replace(
-        catalog.engine("tgi-1.0"),
-        layer_s=LAYER_S,
-        tp_step_s=0.0,
-        tp_sequence_s=0.0,
-        decode_attention=catalog.engine("lightllm-2023").decode_attention,
-    )
-    return Deployment(
-        engine="tgi-1.0", model=MODEL, gpu=GPUS[gpu], tp=tp, overheads=software, max_model_len=2048
-    )
+    software = {
+        "layer_s": LAYER_S,
+        "tp_step_s": 0.0,
+        "tp_sequence_s": 0.0,
+        "decode_attention": catalog.engine("lightllm-2023").decode_attention,
+    }
+    config = EngineConfig(engine="tgi-1.0", model=MODEL, gpu=GPUS[gpu], tp=tp, max_model_len=2048)
+    return deployed(config, overheads=software)
 
 
 @cache
-def serve(gpu: str, tp: int, users: int) -> Served:
+def run(gpu: str, tp: int, users: int) -> Replayed:
     """One run."""
     prompts = log_normal(MEAN_PROMPT, REQUESTS, 1024, stream=1)
     outputs = log_normal(MEAN_ANSWER, REQUESTS, 512, stream=2)
     asked = [MOST_ANSWER] * REQUESTS
-    return deployment(gpu, tp).serve(prompts, outputs, users=users, most_tokens=asked)
+    return serve(deployment(gpu, tp), prompts, outputs, users=users, most_tokens=asked)
 
 
 def theoretical_batch(gpu: str, tp: int, context_tokens: int) -> int:
@@ -86,24 +85,24 @@ def predict(rows: list[Row]) -> Iterator[Cell]:
             engine="TGI", gpu=row.hardware.split()[0], model=row.model, tp=tp,
             workload=f"{users[1]} users" if users else row.workload,
         )  # fmt: skip
-        like = deployment(row.hardware, tp).like
+        near = like(deployment(row.hardware, tp))
         if row.metric == "theoretical max batch":
-            yield Cell.of(row, setup, theoretical_batch(row.hardware, tp, 2048), like=like)
+            yield Cell.of(row, setup, theoretical_batch(row.hardware, tp, 2048), like=near)
         elif "share" in row.metric:
             yield Cell.of(row, setup, None, HOST_TIMED)
         else:
-            served = serve(row.hardware, tp, int(users[1]) if users else 50)
-            yield Cell.of(row, setup, _figure(row.metric, served), like=like)
+            served = run(row.hardware, tp, int(users[1]) if users else 50)
+            yield Cell.of(row, setup, _figure(row.metric, served), like=near)
 
 
-def _figure(metric: str, served: Served) -> float:
+def _figure(metric: str, served: Replayed) -> float:
     if metric == "mean batch":
-        return float(served.outputs.sum() - len(served.outputs)) / (
-            served.steps - served.prompt_steps
+        return float(served.tokens.sum() - len(served.tokens)) / (
+            served.totals.steps - served.prompt_steps
         )
     phase = "prefill" if "prefill" in metric else "decode"
     seconds = served.prompt_s if phase == "prefill" else served.decode_s
-    steps = served.prompt_steps if phase == "prefill" else served.steps - served.prompt_steps
+    steps = served.prompt_steps if phase == "prefill" else served.totals.steps - served.prompt_steps
     if metric.startswith("all_reduce"):
         return ALL_REDUCE_SHARE[phase] * LAYER_S * catalog.model(MODEL).layers * steps
     return 1e3 * seconds / max(steps, 1)

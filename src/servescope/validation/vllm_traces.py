@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servescope import catalog
+from servescope.engine.config import EngineConfig
 from servescope.validation.cells import Cell, Setup
-from servescope.validation.deployment import Deployment
+from servescope.validation.deployment import deployed, serve
 
 VARIABLE = "SERVESCOPE_TRACES"
 NOTHING_FITTED, ONE_CONSTANT = "vLLM 0.19 traces", "vLLM 0.19 traces, one constant fitted"
@@ -49,7 +50,7 @@ class Trace:
         self.name = folder.name
         limits = said["engine_kwargs"]
         self.gpu = next(gpu for word, gpu in GPUS.items() if word in folder.name)
-        self.deployment = Deployment(
+        self.config = EngineConfig(
             engine="vllm",
             model="llama-3.1-8b",
             gpu=self.gpu,
@@ -57,8 +58,6 @@ class Trace:
             max_num_seqs=limits["max_num_seqs"],
             max_num_batched_tokens=limits["max_num_batched_tokens"],
             max_model_len=32_768,
-            prefix_cache=True,
-            has_server=False,
         )
 
     def figures(self, first_s: Times, end_s: Times, chosen: slice) -> dict[str, float]:
@@ -81,10 +80,9 @@ class Trace:
         """The same of a prediction, with so many times the HBM bandwidth of the catalogue."""
         reach = catalog.gpu(self.gpu).efficiency
         changed = {"hbm": hbm * reach.hbm, "decode_attention": hbm * reach.decode_attention}
-        fields = {name: getattr(self.deployment, name) for name in Deployment.__struct_fields__}
-        made = Deployment(**{**fields, "efficiency": changed})
+        made = deployed(self.config, has_server=False, efficiency=changed)
         start = self.sent_s[0]
-        served = made.serve(self.prompts, self.outputs, arrivals_s=self.sent_s - start)
+        served = serve(made, self.prompts, self.outputs, arrivals_s=self.sent_s - start)
         return self.figures(served.first_s + start, served.end_s + start, chosen)
 
     def fitted(self, chosen: slice) -> float:
