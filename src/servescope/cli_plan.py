@@ -97,7 +97,7 @@ def plan(
     if validate:
         _validate(as_json=as_json)
         return
-    question = _question(**options)
+    question = _question(compared=compared, **options)
     sides = [compare(question, "--compare", said) for said in compared]
     answers = None if sides else answer(question)
     if as_json:
@@ -158,7 +158,7 @@ def calibrate(runs: tuple[str, ...], output: str, *, as_json: bool, **options: A
     click.echo(f"\nwritten to {output}: sim:{config.engine}?calibration={output}")
 
 
-def _question(**options: Any) -> Question:  # noqa: ANN401
+def _question(*, compared: tuple[str, ...], **options: Any) -> Question:  # noqa: ANN401
     from servescope import lengths  # noqa: PLC0415
     from servescope.goodput import parse_slo  # noqa: PLC0415
     from servescope.plan.answers import Question  # noqa: PLC0415
@@ -167,7 +167,11 @@ def _question(**options: Any) -> Question:  # noqa: ANN401
 
     for name in ("model", "gpu"):
         if options[name] is None and options["calibration"] is None:
-            raise BadInput(f"--{name}", "", f"want --{name} (servescope plan --list has all)")
+            # What is compared need not be named twice.
+            values = [said.partition("=")[2] for said in compared if said.startswith(f"{name}=")]
+            if not values:
+                raise BadInput(f"--{name}", "", f"want --{name} (servescope plan --list has all)")
+            options[name] = values[0].partition(",")[0]
     rate, users, price = options["rate"], options["users"], options["price"]
     for name, value in (("rate", rate), ("users", users), ("price", price)):
         if value is not None and not 0 < value < float("inf"):

@@ -15,6 +15,7 @@ from servescope.plan.calibrate import calibrate, predict
 from servescope.plan.error_bars import error_bar
 from servescope.plan.least import nearest
 from servescope.plan.observed import stages
+from servescope.report.plan import calibration as report
 
 TRUE = {"step": 6e-3, "prefill": 150e-6, "sequence": 200e-6, "context": 300e-9, "turnaround": 2e-3}
 SIM = "sim:vllm?max_num_seqs=8&" + "&".join(f"{k}={v:.9f}s" for k, v in TRUE.items())
@@ -78,6 +79,8 @@ def test_a_batch_that_does_not_cost_as_its_sequences_alone_is_found_and_predicte
         assert at(like.decode(size), 100 * size) == pytest.approx(
             at(true.decode(size), 100 * size), rel=0.03
         )
+    worth = found.settings["batch_scaling"].split(",")
+    assert f"2 as {float(worth[0]):.3g}, 3 as {float(worth[1]):.3g}, " in report(found)
     path = tmp_path / "server.toml"
     path.write_text(calibration.text(found))
     rows = predict(EngineConfig(calibration=str(path)), runs["users:4"])
@@ -190,3 +193,10 @@ def test_the_nearest_factors_of_a_product_are_found():
     work = np.random.default_rng(0).uniform(1, 9, (40, 3))
     found = nearest(lambda factors: np.log(work @ factors) - np.log(work @ true), 3)
     assert found.factors == pytest.approx(true, rel=1e-3)
+
+
+@pytest.mark.parametrize("load", ["users:16", "poisson:20"])
+def test_an_uncalibrated_gpu_is_predicted_with_its_front_end(tmp_path, load):
+    target = "sim:vllm?model=llama-3.1-8b&gpu=h100-sxm-80gb"
+    rows = predict(parse("TARGET", target), measured(target, load, tmp_path))
+    assert max(abs(row.error) for row in rows) < 0.01

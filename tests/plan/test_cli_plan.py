@@ -45,6 +45,14 @@ def test_sides_are_laid_side_by_side(command):
     assert [side["label"] for side in sides] == ["engine=vllm", "engine=tgi-1.0"]
 
 
+def test_what_is_compared_need_not_be_named_twice(command):
+    words = ["--tp", "1", "--compare"]
+    _, gpus, _ = command("plan", "--model", "qwen2-7b", *words, "gpu=l40s,h100-sxm-80gb")
+    assert "gpu=h100-sxm-80gb" in gpus
+    _, models, _ = command("plan", "--gpu", "l40s", *words, "model=qwen2-7b,llama-3.1-8b")
+    assert "model=llama-3.1-8b" in models
+
+
 def test_a_model_that_does_not_fit_is_an_answer_and_no_error(command):
     status, out, _ = command("plan", "--model", "llama-3.1-405b", "--gpu", "l4", "--tp", "1,2")
     assert status == 0
@@ -64,6 +72,7 @@ def test_list_prints_all_names_and_settings(command):
     ("words", "told"),
     [
         (["plan", "--gpu", "l4"], "--model"),
+        (["plan", "--model", "qwen2-7b", "--compare", "tp=1,2"], "--gpu"),
         (["plan", "--model", "llama-2-13b", "--gpu", "a800-sxm-80bg"], "did you mean"),
         (["plan", "--model", "lama-2-13b", "--gpu", "l4"], "did you mean llama-2-13b"),
         ([*BASE, "--engine", "vlm"], "did you mean vllm"),
@@ -107,4 +116,6 @@ def test_a_server_is_calibrated_and_planned_with(command, tmp_path):
     status, out, err = command(*words)
     assert status == 0, err
     assert "calibrated on this server" in out
-    assert command(*words, "--tp", "2")[0] == 2
+    status, _, err = command(*words, "--tp", "2")
+    assert status == 2
+    assert "its constants do not transfer to other sizes" in err

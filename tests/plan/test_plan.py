@@ -165,6 +165,13 @@ def test_a_front_end_that_is_faster_than_the_engine_delays_and_takes_no_throughp
     assert busy == pytest.approx(held.requests_per_s * 22.64e-3, rel=0.02)
 
 
+def test_a_full_replica_answers_no_more_than_its_front_end_can():
+    _, software = hardware(LLAMA_8B)
+    full = saturated(deploy(LLAMA_8B), workload("512", "128"))
+    most = 1 / (software.request_s + 128 * software.token_s)
+    assert 0.98 * most < full.requests_per_s < 1.002 * most
+
+
 # --- sizes, fleets, costs -------------------------------------------------------------------------
 
 
@@ -180,6 +187,26 @@ def test_a_small_model_on_a_large_gpu_needs_no_tensor_parallelism():
     found = choose(with_(LLAMA, model="qwen2-7b", gpu="a100-sxm-80gb"), [1, 2, 4], workload())
     assert found.tp == 1
     assert found.sizes[2].alone_tpot_s < found.sizes[0].alone_tpot_s
+
+
+def test_a_size_whose_gpus_cannot_win_is_not_searched_and_said_to_serve_at_most_so_much():
+    question = Question(
+        config=LLAMA, workload=workload(), sizes=(2, 8), bounds=bounds("ttft_p99<2s")
+    )
+    found = answer(question)
+    won, lost = found.choice.sizes
+    assert found.choice.tp == 2
+    assert won.rate.requests_per_s > 0
+    assert lost.rate is None
+    assert won.per_gpu > lost.per_gpu == lost.requests_per_s / 8
+    assert f"serves within the SLO at most {lost.per_gpu / won.per_gpu:.2f} times" in plan(found)
+    assert "  <= " in plan(found)
+
+
+def test_where_the_api_server_limits_a_replica_the_size_advice_says_so():
+    small, large = (choose(config, [1, 2], workload()) for config in (LLAMA_8B, LLAMA))
+    assert any("the API server's process limits it" in reason for reason in small.reasons)
+    assert not any("API server" in reason for reason in large.reasons)
 
 
 def test_an_a100_serves_long_tasks_two_to_three_times_as_fast_as_a_4090():
@@ -251,6 +278,13 @@ def test_linear_costs_have_shares_of_their_own():
     found = shares(SMALL, workload())
     assert set(found.resources) == {"step", "prefill", "sequence", "context"}
     assert sum(found.resources.values()) == pytest.approx(1, abs=1e-3)
+
+
+def test_the_shares_of_a_batch_that_does_not_cost_as_its_sequences_alone_add_up():
+    found = shares(with_(SMALL, sequence="5ms", batch_scaling="1.5,1.8,2,2.1"), workload())
+    assert sum(found.resources.values()) == pytest.approx(1, abs=1e-3)
+    assert sum(found.phases.values()) == pytest.approx(1)
+    assert found.phases["decode"] > 0
 
 
 # --- all together ---------------------------------------------------------------------------------

@@ -13,11 +13,11 @@ from servescope.errors import BadInput
 from servescope.plan.cost import Cost, cost
 from servescope.plan.error_bars import ErrorBar, error_bar
 from servescope.plan.fleet import Fleet, Traffic, fleet
-from servescope.plan.memory import Memory, memory
+from servescope.plan.memory import Memory
 from servescope.plan.rate import Rate, highest_rate
 from servescope.plan.shares import Shares, shares
-from servescope.plan.size import Choice, choose
-from servescope.plan.workload import saturated
+from servescope.plan.size import Choice, Size, choose, size
+from servescope.plan.workload import unit
 from servescope.plugins import one_of
 
 if TYPE_CHECKING:
@@ -81,6 +81,14 @@ class Answers(msgspec.Struct, frozen=True, kw_only=True):
     longest: int | None = None
     """Tokens of the longest prompt and answer together that it serves."""
     latency_error: ErrorBar | None = None
+    replicas: int = 1
+    prefill_replicas: int = 0
+    """Of a group, which stands for one replica in all questions where some only compute prompts."""
+
+    @property
+    def unit(self) -> str:
+        """What is meant where one is asked about, and what fleets have more of."""
+        return "group" if self.prefill_replicas else "replica"
 
 
 def answer(question: Question) -> Answers:
@@ -89,6 +97,8 @@ def answer(question: Question) -> Answers:
     sizes = sizes_of(question)
     choice = choose(config, sizes, workload, bounds, question.context_tokens)
     about: dict[str, Any] = {
+        "replicas": unit(config).replicas,
+        "prefill_replicas": config.prefill_replicas,
         "input_tokens": str(workload.inputs),
         "output_tokens": str(workload.outputs),
         "mean_input_tokens": workload.means[0],
@@ -100,7 +110,9 @@ def answer(question: Question) -> Answers:
     if choice.tp is None:
         return Answers(target=str(config), **about)
     config = msgspec.structs.replace(config, tp=choice.tp)
-    rate = highest_rate(config, workload, bounds) if bounds else None
+    chosen = next(one for one in choice.sizes if one.tp == choice.tp)
+    known = chosen.rate if config == unit(config) else None
+    rate = highest_rate(config, workload, bounds, known=known) if bounds else None
     traffic = question.traffic
     hopeless = rate is not None and not rate.requests_per_s
     needed = fleet(config, workload, traffic, bounds) if traffic and not hopeless else None
@@ -115,8 +127,8 @@ def answer(question: Question) -> Answers:
         longest=longest,
         rate=rate,
         fleet=needed,
-        costs=_costs(question, config, rate, needed),
-        utilization=[] if settle(config).gpu is None else _utilizations(question, config),
+        costs=_costs(question, config, chosen, rate, needed),
+        utilization=[] if settle(config).gpu is None else _utilizations(question, config, chosen),
         shares=shares(config, workload, users),
         latency_error=error_bar(config, "latency"),
         **about,
@@ -129,7 +141,8 @@ def sizes_of(question: Question) -> list[int]:
     if settled.calibration is not None or settled.gpu is None:
         wrong = [size for size in question.sizes if size != settled.tp]
         if wrong:
-            raise BadInput("--tp", wrong[0], f"want {settled.tp}, that of the calibration")
+            want = f"want {settled.tp}, that of the calibration: its constants do not transfer to"
+            raise BadInput("--tp", wrong[0], f"{want} other sizes")
         return [settled.tp]
     heads = catalog.model(settled.model).heads
     wrong = [size for size in question.sizes if heads % size]
@@ -140,47 +153,52 @@ def sizes_of(question: Question) -> list[int]:
 
 
 def _costs(
-    question: Question, config: EngineConfig, rate: Rate | None, needed: Fleet | None
+    question: Question,
+    config: EngineConfig,
+    full: Size,
+    rate: Rate | None,
+    needed: Fleet | None,
 ) -> list[Cost]:
     price = question.price_per_gpu_hour
     if price is None:
         if settle(config).gpu is None:
             return []
         price = hardware(settle(config))[0].price_per_hour
-    gpus, error = config.tp * config.pp, error_bar(config, "throughput")
-    one = msgspec.structs.replace(config, replicas=1)
-    full = saturated(deploy(one), question.workload)
+    error, one = error_bar(config, "throughput"), unit(config)
+    name = "group" if one.prefill_replicas else "replica"
     tokens = (full.input_tokens_per_s, full.output_tokens_per_s)
-    found = [cost(price, gpus, *tokens, at="one replica, always full", error=error)]
+    found = [cost(price, one.gpus, *tokens, at=f"one {name}, always full", error=error)]
     if rate is not None and rate.requests_per_s:
-        slower = rate.requests_per_s / full.requests_per_s
-        at = "one replica, as much as the SLO allows"
-        found.append(cost(price, gpus, *(slower * rate for rate in tokens), at=at, error=error))
+        served = (each * rate.requests_per_s / full.requests_per_s for each in tokens)
+        whose = f"one {name}" if config == one else f"{config.replicas} replicas"
+        at = f"{whose}, as much as the SLO allows"
+        found.append(cost(price, config.gpus, *served, at=at, error=error))
     if needed is not None:
         both = (needed.input_tokens_per_s, needed.output_tokens_per_s)
-        at = f"{needed.traffic} on {needed.replicas} replica{'s' * (needed.replicas > 1)}"
+        at = f"{needed.traffic} on {needed.replicas} {name}{'s' * (needed.replicas > 1)}"
         found.append(cost(price, needed.gpus, *both, at=at, error=error))
     return found
 
 
-def _utilizations(question: Question, config: EngineConfig) -> list[Setting]:
-    asked = sorted({*UTILIZATIONS, settle(config).memory_utilization})
-    each = (msgspec.structs.replace(config, memory_utilization=share) for share in asked)
-    return [_setting(one, question) for one in each]
+def _utilizations(question: Question, config: EngineConfig, chosen: Size) -> list[Setting]:
+    own = settle(config).memory_utilization
 
+    def at(share: float) -> Size:
+        if share == own:
+            return chosen
+        changed = msgspec.structs.replace(config, memory_utilization=share)
+        return size(changed, question.workload, question.context_tokens)
 
-def _setting(config: EngineConfig, question: Question) -> Setting:
-    held = memory(config, question.context_tokens)
-    served = None
-    if held.fits:
-        one = msgspec.structs.replace(config, replicas=1)
-        served = saturated(deploy(one), question.workload).output_tokens_per_s
-    return Setting(
-        memory_utilization=config.memory_utilization,
-        memory=held,
-        output_tokens_per_s=served,
-        error=error_bar(config, "throughput"),
-    )
+    sizes = {share: at(share) for share in sorted({*UTILIZATIONS, own})}
+    return [
+        Setting(
+            memory_utilization=share,
+            memory=one.memory,
+            output_tokens_per_s=one.output_tokens_per_s if one.memory.fits else None,
+            error=chosen.error,
+        )
+        for share, one in sizes.items()
+    ]
 
 
 # --- side by side ---------------------------------------------------------------------------------
@@ -194,8 +212,10 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
     price_per_gpu_hour: float | None
     fits: bool
     tp: int | None
+    gpus: int | None = None
+    """Of one replica, or of the group where some only compute prompts."""
     output_tokens_per_s: float | None = None
-    """Of one replica, when full."""
+    """Of all those, when full."""
     ratio: float | None = None
     """Of that to the first side's."""
     per_gpu: float | None = None
@@ -248,13 +268,13 @@ def _side(question: Question, field: str, key: str, value: str, first: Side | No
         return Side(target=str(config), fits=False, **about)
     found = next(one for one in choice.sizes if one.tp == choice.tp)
     per_hour = (price or 0.0) * found.gpus
-    served = found.slo_requests_per_s
-    busy = 1.0 if served is None else served / found.requests_per_s
+    busy = found.rate.requests_per_s / found.requests_per_s if found.rate else 1.0
     tokens_per_s = (found.input_tokens_per_s + found.output_tokens_per_s) * busy
     before = first.output_tokens_per_s if first else found.output_tokens_per_s
     return Side(
         target=str(msgspec.structs.replace(config, tp=choice.tp)),
         fits=True,
+        gpus=found.gpus,
         output_tokens_per_s=found.output_tokens_per_s,
         ratio=found.output_tokens_per_s / before if before else None,
         per_gpu=found.per_gpu,

@@ -20,6 +20,7 @@ from servescope.engine.calibration import Calibration, Residual
 from servescope.engine.config import EngineConfig
 from servescope.engine.cost import sizes
 from servescope.engine.deployment import deploy, hardware
+from servescope.engine.front_end import NO_FRONT_END
 from servescope.engine.replay import replay
 from servescope.errors import BadInput
 from servescope.plan.least import nearest
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from servescope.catalog import Gpu, Overheads
-    from servescope.engine.scheduler import Engine
+    from servescope.engine.deployment import Deployment
+    from servescope.engine.front_end import FrontEndCost
 
     Floats = NDArray[np.float64]
 
@@ -85,7 +87,7 @@ def calibrate(config: EngineConfig, measured: Sequence[Stage], **origin: object)
 def predict(config: EngineConfig, measured: Sequence[Stage]) -> list[Residual]:
     """What a configuration makes of the requests of stages, beside what was measured."""
     deployment = deploy(config)
-    values = [_replayed(deployment.engines(), stage, config.router) for stage in measured]
+    values = [_replayed(deployment, stage, deployment.front_end) for stage in measured]
     return _rows(measured, values)
 
 
@@ -177,22 +179,26 @@ def _simulated(
 ) -> list[dict[str, Floats]]:
     config, constants = model.of(factors)
     deployment = deploy(config, model.on(constants))
-    return [_replayed(deployment.engines(), stage, config.router) for stage in measured]
+    # What a front end takes is within the turnaround that is fitted.
+    return [_replayed(deployment, stage, NO_FRONT_END) for stage in measured]
 
 
-def _replayed(engines: Sequence[Engine], stage: Stage, router: str) -> dict[str, Floats]:
+def _replayed(deployment: Deployment, stage: Stage, front_end: FrontEndCost) -> dict[str, Floats]:
     arrivals = stage.sent_s if stage.users is None else None
     found = replay(
-        engines,
+        deployment.engines(),
         stage.prompts,
         stage.outputs,
         arrivals_s=arrivals,
         users=stage.users,
-        router=router,
+        router=deployment.declared.router,
+        front_end=front_end,
+        prefill=deployment.prefill_engines(),
+        transfer=deployment.transfer,
     )
     if np.isnan(found.end_s).any():
         want = f"want settings under which all requests of {stage.load} can be served"
-        raise BadInput("--engine", engines[0].config, want)
+        raise BadInput("--engine", deployment.declared, want)
     tokens = stage.outputs
     gaps = np.where(tokens > 1, (found.end_s - found.first_s) / np.maximum(tokens - 1, 1), np.nan)
     ttft_s, e2e_s = found.first_s - found.sent_s, found.end_s - found.sent_s

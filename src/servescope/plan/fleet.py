@@ -1,4 +1,4 @@
-"""How many replicas, and GPUs, a given traffic needs."""
+"""How many replicas (or groups of them, as `workload.unit` has it) a given traffic needs."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from servescope.plan.workload import (
     requests_for,
     saturated,
     statistic,
+    unit,
     with_users,
 )
 
@@ -48,6 +49,7 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
 
     traffic: Traffic
     replicas: int
+    """Or groups, as `workload.unit` has it."""
     gpus: int
     found: Point
     """What they come to."""
@@ -74,7 +76,7 @@ def fleet(
     return Fleet(
         traffic=traffic,
         replicas=count,
-        gpus=count * config.tp * config.pp,
+        gpus=count * unit(config).gpus,
         found=point(served, traffic.rate, bounds),
         load=served.requests_per_s / (search.full_per_s * count),
         one_fewer=before,
@@ -93,7 +95,7 @@ class _Search:
         traffic: Traffic,
         bounds: Sequence[Bound],
     ) -> None:
-        self._config = msgspec.structs.replace(config, replicas=1)
+        self._config = unit(config)
         self._workload, self._traffic, self._bounds = workload, traffic, bounds
         full = saturated(deploy(self._config), workload)
         self.full_per_s = full.requests_per_s
@@ -124,10 +126,16 @@ class _Search:
     def serve(self, replicas: int) -> Served:
         """What so many come to."""
         if replicas not in self._served:
-            router = self._config.router
+            one = self._config
+            router = one.router
             if router == "round_robin" and replicas > 1:
                 router = "least_loaded"
-            config = msgspec.structs.replace(self._config, replicas=replicas, router=router)
+            config = msgspec.structs.replace(
+                one,
+                replicas=replicas * one.replicas,
+                prefill_replicas=replicas * one.prefill_replicas,
+                router=router,
+            )
             rate, users = self._traffic.rate, self._traffic.users
             deployment = deploy(config)
             if rate is not None:

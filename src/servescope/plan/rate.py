@@ -3,7 +3,8 @@
 The load is a Poisson process. Rates are tried on one grid, upwards in coarse steps until the SLO is
 missed and then by bisection between the last two, always with the same requests. So a rate counts
 only if all coarse ones below it met the SLO (where a scheduler does better with more load, the
-search does not trust it), and a looser SLO is never found to allow less.
+search does not trust it), and a looser SLO is never found to allow less. How much of the answer is
+chance is told by other draws of the requests, each searched near the first one's answer.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _COARSE = (32, 128, 256, 448, 640, 832, 928, 1024)
 _FINE = 128
 """Bisection goes on to this part of the rate."""
 SEEDS = 3
-"""Independent searches that the noise is estimated from."""
+"""Independent draws of the requests that the noise is estimated from."""
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,24 +74,25 @@ class Rate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def highest_rate(
-    config: EngineConfig, workload: Workload, bounds: Sequence[Bound], seeds: int = SEEDS
+    config: EngineConfig,
+    workload: Workload,
+    bounds: Sequence[Bound],
+    seeds: int = SEEDS,
+    *,
+    known: Rate | None = None,
 ) -> Rate:
-    """Search for it. Raises BadInput where it does not fit, or a bound is on no figure here."""
-    searches = [
-        _Search(config, msgspec.structs.replace(workload, seed=workload.seed + k), bounds)
-        for k in range(seeds)
-    ]
-    found = [search.highest() for search in searches]
-    first, rates = searches[0], [one[0] for one in found]
-    rate, spread = rates[0], (max(rates) - min(rates)) / 2
-    return Rate(
-        requests_per_s=rate,
-        saturation_per_s=first.saturation_per_s,
-        noise=spread / rate + 1 / _FINE if rate else 0.0,
-        limited_by=found[0][1],
-        curve=[point(first.served[k], k * first.unit, bounds) for k in first.coarse],
-        error=error_bar(config, "throughput"),
-    )
+    """Search for it; `known` is the answer of `seeds=1`, where that has been asked for.
+
+    Raises BadInput where it does not fit, or a bound is on no figure here.
+    """
+    found = known or _Search(config, workload, bounds).highest()
+    rate = found.requests_per_s
+    if not rate:
+        return found
+    draws = (msgspec.structs.replace(workload, seed=workload.seed + k) for k in range(1, seeds))
+    rates = [rate, *(_Search(config, draw, bounds).near(rate) for draw in draws)]
+    noise = (max(rates) - min(rates)) / 2 / rate + 1 / _FINE
+    return msgspec.structs.replace(found, noise=noise)
 
 
 def point(served: Served, rate: float | None, bounds: Sequence[Bound]) -> Point:
@@ -110,44 +112,65 @@ def point(served: Served, rate: float | None, bounds: Sequence[Bound]) -> Point:
 
 
 class _Search:
-    """One search, on one draw of the requests."""
+    """On one draw of the requests."""
 
     def __init__(self, config: EngineConfig, workload: Workload, bounds: Sequence[Bound]) -> None:
-        self._deployment, self._workload, self._bounds = deploy(config), workload, bounds
+        self._config, self._workload, self._bounds = config, workload, bounds
+        self._deployment = deploy(config)
         full = saturated(self._deployment, workload)
-        self.saturation_per_s = full.requests_per_s
-        self.unit = full.requests_per_s / _STEPS
-        in_flight = full.requests_per_s * statistic(full.e2e_s, "mean")
-        self._requests = requests_for(in_flight)
-        self.served: dict[int, Served] = {}
-        self.coarse: list[int] = []
+        self._saturation_per_s = full.requests_per_s
+        self._unit = full.requests_per_s / _STEPS
+        self._stay_s = statistic(full.e2e_s, "mean")
+        self._served: dict[int, Served] = {}
 
-    def highest(self) -> tuple[float, str]:
-        """The rate, and what is missed beyond it."""
-        low, high = 0, None
+    def highest(self) -> Rate:
+        """The answer, but for its noise."""
+        low, high = 0, _STEPS + 1
         for k in _COARSE:
-            self.coarse.append(k)
-            if self._missed(k) is not None:
+            if not self._meets(k):
                 high = k
                 break
             low = k
-        if high is None:
-            return low * self.unit, "saturation"
+        coarse = list(self._served)
+        low, high = self._bisect(low, high)
+        missed = self._missed(high) if high <= _STEPS else None
+        return Rate(
+            requests_per_s=self._rate(low),
+            saturation_per_s=self._saturation_per_s,
+            noise=1 / _FINE,
+            limited_by=missed.text if missed else "saturation",
+            curve=[point(self._served[k], k * self._unit, self._bounds) for k in coarse],
+            error=error_bar(self._config, "throughput"),
+        )
+
+    def near(self, rate: float) -> float:
+        """The highest rate, looked for in growing steps up or down from another draw's."""
+        k = min(max(1, round(rate / self._unit)), _STEPS)
+        step, up = max(1, k // _FINE), self._meets(k)
+        while self._meets(following := k + step if up else k - step) is up:
+            k, step = following, 2 * step
+        return self._rate(self._bisect(*sorted((max(0, k), max(0, following))))[0])
+
+    def _bisect(self, low: int, high: int) -> tuple[int, int]:
         while high - low > max(1, low // _FINE):
             middle = (low + high) // 2
-            low, high = (low, middle) if self._missed(middle) else (middle, high)
-        missed = self._missed(high)
-        return self._alone(low), missed.text if missed else "saturation"
+            low, high = (middle, high) if self._meets(middle) else (low, middle)
+        return low, high
 
-    def _alone(self, low: int) -> float:
-        """The rate; if it is below the grid, whether a request alone meets the SLO."""
+    def _rate(self, low: int) -> float:
+        """If it is below the grid, a request alone may still meet the SLO."""
         if low:
-            return low * self.unit
+            return low * self._unit
         alone = with_users(self._deployment, self._workload, 1)
-        return 0.0 if alone.missed(self._bounds) else self.unit / 2
+        return 0.0 if alone.missed(self._bounds) else self._unit / 2
+
+    def _meets(self, k: int) -> bool:
+        return k <= 0 or (k <= _STEPS and self._missed(k) is None)
 
     def _missed(self, k: int) -> Bound | None:
-        if k not in self.served:
-            rate = k * self.unit
-            self.served[k] = at_rate(self._deployment, self._workload, rate, self._requests)
-        return self.served[k].missed(self._bounds)
+        if k not in self._served:
+            rate = k * self._unit
+            # No more are in flight than if each stayed as long as at saturation.
+            requests = requests_for(rate * self._stay_s)
+            self._served[k] = at_rate(self._deployment, self._workload, rate, requests)
+        return self._served[k].missed(self._bounds)

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
+from servescope.engine import FS
+from servescope.engine.cost import LinearCost
 from servescope.engine.costs import Roofline
 from servescope.engine.deployment import deploy, hardware, settle
 from servescope.plan.error_bars import ErrorBar, error_bar
-from servescope.plan.workload import to_fill, with_users
+from servescope.plan.workload import front_end_busy, to_fill, unit, with_users
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from servescope.catalog import Gpu, Overheads
     from servescope.engine import Step
     from servescope.engine.config import EngineConfig
+    from servescope.engine.cost import Cost
     from servescope.engine.scheduler import Engine
     from servescope.plan.workload import Workload
 
@@ -37,7 +40,7 @@ _LINEAR = ("step", "prefill", "sequence", "context")
 
 
 class Shares(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one replica, with so many users."""
+    """Of one replica, or the declared group, with so many users."""
 
     users: int
     output_tokens_per_s: float
@@ -54,7 +57,8 @@ class Shares(msgspec.Struct, frozen=True, kw_only=True):
     """The share of all time in which the front end is busy."""
     elasticity: dict[str, float]
     """By limit: compute, hbm_weights, hbm_kv, kv_capacity, interconnect (its bandwidth), host and
-    front_end. Without a GPU: the constants and kv_capacity."""
+    front_end; transfer, where some only compute prompts. Without a GPU: the constants and
+    kv_capacity."""
     error: ErrorBar
 
     @property
@@ -65,13 +69,17 @@ class Shares(msgspec.Struct, frozen=True, kw_only=True):
 
 def shares(config: EngineConfig, workload: Workload, users: int | None = None) -> Shares:
     """Simulate a closed loop, by default one that keeps a replica full."""
-    config = msgspec.structs.replace(settle(config), replicas=1)
+    config = unit(settle(config))
     deployment = deploy(config)
     users = users or to_fill(deployment, workload)
     told = _Told(deployment.cost)
-    engine = cast("Engine", _Watched(deployment.engine(), told.note))
-    served = with_users(deployment, workload, users, engines=[engine])
-    whole = max(told.seconds, 1e-12)
+
+    def watch(engine: Engine) -> Engine:
+        return cast("Engine", _Watched(engine, told.note))
+
+    served = with_users(deployment, workload, users, watch=watch)
+    whole, makespan_s = max(told.seconds, 1e-12), served.replayed.makespan_s
+    engines = config.replicas + config.prefill_replicas
     return Shares(
         users=users,
         output_tokens_per_s=served.output_tokens_per_s,
@@ -80,9 +88,9 @@ def shares(config: EngineConfig, workload: Workload, users: int | None = None) -
             "decode": (told.seconds - told.prefill_s) / whole,
         },
         resources={name: spent / whole for name, spent in told.resources.items()},
-        busy=min(1.0, told.seconds / served.replayed.makespan_s),
+        busy=min(1.0, told.seconds / engines / makespan_s),
         kv_full=told.kv_full_s / whole,
-        front_end=min(1.0, served.replayed.front_end_s / served.replayed.makespan_s),
+        front_end=front_end_busy(served, config),
         elasticity=_elasticities(config, workload, users, served.output_tokens_per_s),
         error=error_bar(config, "throughput"),
     )
@@ -107,7 +115,7 @@ class _Watched:
 class _Told:
     """Steps added up."""
 
-    def __init__(self, cost: object) -> None:
+    def __init__(self, cost: Cost) -> None:
         self._cost = cost
         self.seconds = self.prefill_s = self.kv_full_s = 0.0
         self.resources: dict[str, float] = {}
@@ -122,8 +130,8 @@ class _Told:
             self.kv_full_s += step.duration_s
         if isinstance(self._cost, Roofline):
             spent = self._roofline(self._cost, step, context)
-        else:
-            spent = self._linear(engine, step, context)
+        elif isinstance(self._cost, LinearCost):
+            spent = self._linear(self._cost, engine.config, step, context)
         for name, seconds in spent.items():
             self.resources[name] = self.resources.get(name, 0.0) + seconds
 
@@ -142,20 +150,22 @@ class _Told:
         scale = step.duration_s / sum(parts.values())
         return {name: seconds * scale for name, seconds in parts.items()}
 
-    def _linear(self, engine: Engine, step: Step, context: float) -> dict[str, float]:
-        config, count = engine.config, step.count
-        unit = {name: config.cost_s(name) for name in _LINEAR}
-        attended = count * context + step.prompt_context
+    def _linear(
+        self, cost: LinearCost, config: EngineConfig, step: Step, context: float
+    ) -> dict[str, float]:
+        count, each = step.count, {name: config.cost_s(name) for name in _LINEAR}
         spent = {
-            "step": unit["step"] * count,
-            "prefill": unit["prefill"] * (step.prefill_tokens + step.padding_tokens),
-            "sequence": unit["sequence"] * step.sequences * count,
-            "context": unit["context"] * attended,
+            "step": each["step"] * count,
+            "prefill": each["prefill"] * (step.prefill_tokens + step.padding_tokens),
+            "sequence": cost.sequences(step.sequences) / FS * count,
+            "context": each["context"] * (count * context + step.prompt_context),
         }
         if step.prompts:
-            decoding = step.decoding
-            alone = unit["step"] + unit["sequence"] * decoding + unit["context"] * context
-            self.prefill_s += step.duration_s - (alone if decoding else 0.0)
+            alone = 0.0
+            if step.decoding:
+                batch_s = cost.sequences(step.decoding) / FS
+                alone = each["step"] + batch_s + each["context"] * context
+            self.prefill_s += step.duration_s - alone
         return spent
 
 
@@ -181,6 +191,9 @@ def _elasticities(
         return found | {"kv_capacity": again(more)}
     same = msgspec.structs.replace(config, kv_tokens=tokens)
     found = {name: again(same, on) for name, on in _better(hardware(config)).items()}
+    if config.prefill_replicas:
+        quicker = config.transfer_bytes_per_s * BETTER
+        found["transfer"] = again(msgspec.structs.replace(same, transfer_bytes_per_s=quicker))
     return found | {"kv_capacity": again(more)}
 
 

@@ -13,8 +13,15 @@ import msgspec
 from servescope.engine.deployment import deploy
 from servescope.plan.error_bars import ErrorBar, error_bar
 from servescope.plan.memory import Memory, memory
-from servescope.plan.rate import highest_rate
-from servescope.plan.workload import saturated, statistic, to_fill, with_users
+from servescope.plan.rate import Rate, highest_rate
+from servescope.plan.workload import (
+    front_end_busy,
+    saturated,
+    statistic,
+    to_fill,
+    unit,
+    with_users,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,12 +34,14 @@ _TIE = 0.05
 """Sizes whose GPUs serve as much to within this are alike: then the smaller is taken."""
 _ALONE = 200
 """Requests of one user."""
+_BUSY = 0.95
+"""A front end that is busy to this share of the time is what limits throughput."""
 _FEW = 0.5
 """KV for less than this share of the batch that the engine would have: memory is what it lacks."""
 
 
 class Size(msgspec.Struct, frozen=True, kw_only=True):
-    """One replica of one size."""
+    """One replica of one size; or the declared group, where some only compute prompts."""
 
     tp: int
     gpus: int
@@ -46,15 +55,18 @@ class Size(msgspec.Struct, frozen=True, kw_only=True):
     """When full."""
     output_tokens_per_s: float = 0.0
     input_tokens_per_s: float = 0.0
-    slo_requests_per_s: float | None = None
-    """Within the SLO; None without one."""
+    front_end: float = 0.0
+    """The share of the time in which front ends are busy then."""
+    rate: Rate | None = None
+    """Within the SLO; None without one, or where a smaller size's GPUs serve more within it than
+    this one's when full, so that no search is needed."""
     error: ErrorBar | None = None
 
     @property
     def per_gpu(self) -> float:
-        """Requests per second of one GPU, within the SLO if there is one."""
-        rate = self.slo_requests_per_s
-        return (self.requests_per_s if rate is None else rate) / self.gpus
+        """Requests per second of one GPU: within the SLO if that was searched, or at most."""
+        served = self.rate.requests_per_s if self.rate else self.requests_per_s
+        return served / self.gpus
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,33 +86,36 @@ def choose(
     context_tokens: int = 2048,
 ) -> Choice:
     """Try sizes and take one."""
-    tried = [
-        size(msgspec.structs.replace(config, tp=tp), workload, bounds, context_tokens)
-        for tp in sizes
-    ]
+    tried: list[Size] = []
+    for tp in sizes:
+        sized = msgspec.structs.replace(config, tp=tp)
+        one = size(sized, workload, context_tokens)
+        rivals = [each.per_gpu for each in tried if each.rate]
+        if bounds and one.memory.fits and (1 - _TIE) * one.per_gpu > max(rivals, default=0.0):
+            rate = highest_rate(unit(sized), workload, bounds, seeds=1)
+            one = msgspec.structs.replace(one, rate=rate)
+        tried.append(one)
     fit = [one for one in tried if one.memory.fits]
     if not fit:
         return Choice(sizes=tried, tp=None, reasons=["It fits at none of these sizes."])
-    most = max(one.per_gpu for one in fit)
-    chosen = next(one for one in fit if one.per_gpu >= (1 - _TIE) * most)
-    return Choice(sizes=tried, tp=chosen.tp, reasons=_reasons(fit, chosen, within=bool(bounds)))
+    known = [one for one in fit if one.rate or not bounds]
+    most = max(one.per_gpu for one in known)
+    chosen = next(one for one in known if one.per_gpu >= (1 - _TIE) * most)
+    return Choice(sizes=tried, tp=chosen.tp, reasons=_reasons(tried, chosen))
 
 
-def size(
-    config: EngineConfig, workload: Workload, bounds: Sequence[Bound], context_tokens: int
-) -> Size:
-    """What one replica of a size is like."""
-    config = msgspec.structs.replace(config, replicas=1)
+def size(config: EngineConfig, workload: Workload, context_tokens: int) -> Size:
+    """What one replica of a size is like, but for what it serves within an SLO."""
+    config = unit(config)
     held = memory(config, context_tokens)
     if not held.fits:
-        return Size(tp=held.tp, gpus=held.gpus, memory=held)
+        return Size(tp=held.tp, gpus=config.gpus, memory=held)
     deployment = deploy(config)
     full = saturated(deployment, workload)
     alone = with_users(deployment, workload, 1, requests=_ALONE)
-    slo_rate = highest_rate(config, workload, bounds, seeds=1).requests_per_s if bounds else None
     return Size(
         tp=held.tp,
-        gpus=held.gpus,
+        gpus=config.gpus,
         memory=held,
         batch=to_fill(deployment, workload) * 4 / 5,
         alone_tpot_s=statistic(alone.tpot_s, "p50"),
@@ -108,34 +123,42 @@ def size(
         requests_per_s=full.requests_per_s,
         output_tokens_per_s=full.output_tokens_per_s,
         input_tokens_per_s=full.input_tokens_per_s,
-        slo_requests_per_s=slo_rate,
+        front_end=front_end_busy(full, config),
         error=error_bar(config, "throughput"),
     )
 
 
-def _reasons(fit: Sequence[Size], chosen: Size, *, within: bool) -> list[str]:
+def _reasons(tried: Sequence[Size], chosen: Size) -> list[str]:
     """Why this one: what smaller ones lack, and what larger ones would buy."""
     said = []
-    what = "serves within the SLO" if within else "serves when full"
-    for one in fit:
-        if one is chosen:
+    what = "serves within the SLO" if chosen.rate else "serves when full"
+    for one in tried:
+        if one is chosen or not one.memory.fits:
             continue
         if not one.per_gpu:
             said.append(f"tp={one.tp} misses the SLO even with one request at a time.")
         elif one.tp < chosen.tp:
             ratio = chosen.per_gpu / one.per_gpu
+            least = "at least " * bool(chosen.rate and not one.rate)
             lack = _lack(one, chosen)
-            gain = f"A GPU of tp={chosen.tp} {what} {ratio:.2f} times what one of tp={one.tp} does."
-            said += [lack, gain] if lack else [gain]
+            gain = f"{least}{ratio:.2f} times what one of tp={one.tp} does."
+            said += [*filter(None, [lack]), f"A GPU of tp={chosen.tp} {what} {gain}"]
         else:
             faster = chosen.alone_tpot_s / one.alone_tpot_s if one.alone_tpot_s else 1.0
+            most = "at most " * bool(chosen.rate and not one.rate)
             said.append(
                 f"tp={one.tp} makes a request alone {faster:.2f} times as fast "
                 f"({one.alone_tpot_s * 1e3:.1f} ms a token, not {chosen.alone_tpot_s * 1e3:.1f}), "
-                f"but one of its GPUs {what} {one.per_gpu / chosen.per_gpu:.2f} times as much."
+                f"but one of its GPUs {what} {most}{one.per_gpu / chosen.per_gpu:.2f} times as "
+                "much."
             )
+    if chosen.front_end > _BUSY:
+        said.append(
+            "When full, the API server's process limits it: more GPUs a replica do not help; run "
+            "more replicas or API servers."
+        )
     if not said:
-        said.append("No other that was asked for fits.")
+        said.append("No other " + ("that was asked for fits." if tried[1:] else "was asked for."))
     return said
 
 

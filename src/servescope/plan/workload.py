@@ -20,10 +20,11 @@ from servescope.lengths import Lengths
 from servescope.seeds import generator
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
+    from servescope.engine.config import EngineConfig
     from servescope.engine.deployment import Deployment
     from servescope.engine.replay import Replayed
     from servescope.engine.scheduler import Engine
@@ -110,14 +111,7 @@ def at_rate(deployment: Deployment, workload: Workload, rate: float, requests: i
     """Requests come at so many per second."""
     prompts, outputs = workload.draw(requests)
     sent_s = np.cumsum(workload.gaps(requests)) / rate
-    replayed = replay(
-        deployment.engines(),
-        prompts,
-        outputs,
-        arrivals_s=sent_s,
-        router=deployment.declared.router,
-        front_end=deployment.front_end,
-    )
+    replayed = _replayed(deployment, prompts, outputs, arrivals_s=sent_s)
     return _served(replayed, prompts, (sent_s[0], sent_s[-1]))
 
 
@@ -127,24 +121,20 @@ def with_users(
     users: int,
     *,
     requests: int | None = None,
-    engines: Sequence[Engine] | None = None,
+    watch: Callable[[Engine], Engine] | None = None,
 ) -> Served:
-    """So many users each ask again when they have an answer."""
+    """So many users each ask again when they have an answer; `watch` wraps each engine."""
     requests = requests or enough(users)
     prompts, outputs = workload.draw(requests)
     if users > 1:
         outputs = _begun(outputs, users, workload.seed)
-    replayed = replay(
-        engines or deployment.engines(),
-        prompts,
-        outputs,
-        users=users,
-        router=deployment.declared.router,
-        front_end=deployment.front_end,
-    )
-    # From when the first waves are over until the first user has nothing more to ask.
-    begun = np.sort(replayed.sent_s[~np.isnan(replayed.sent_s)])
-    window = (begun[min(len(begun) - 1, 2 * users)], begun[-1]) if len(begun) else (0.0, 0.0)
+    replayed = _replayed(deployment, prompts, outputs, users=users, watch=watch)
+    # Users may come in waves, so whole rounds are counted; not the first two, which began with an
+    # empty engine, nor the last, when the first user has nothing more to ask.
+    ended = np.sort(replayed.end_s[~np.isnan(replayed.end_s)])
+    rounds = len(ended) // users
+    first, last = (2 * users, (rounds - 1) * users) if rounds > 3 else (1, len(ended))
+    window = (ended[first - 1], ended[last - 1]) if len(ended) else (0.0, 0.0)
     return _served(replayed, prompts, window, skip=users if users > 1 else 0)
 
 
@@ -156,6 +146,18 @@ def enough(users: int) -> int:
 def requests_for(in_flight: float) -> int:
     """Requests of an open load that has so many in flight: several times as many."""
     return int(min(max(_FEWEST, 10 * in_flight), _MOST))
+
+
+def front_end_busy(served: Served, config: EngineConfig) -> float:
+    """The share of the time in which front ends are busy."""
+    replayed = served.replayed
+    return min(1.0, replayed.front_end_s / config.replicas / max(replayed.makespan_s, 1e-12))
+
+
+def unit(config: EngineConfig) -> EngineConfig:
+    """What is meant where one replica is asked about: one; or the declared group, where some only
+    compute prompts."""
+    return config if config.prefill_replicas else msgspec.structs.replace(config, replicas=1)
 
 
 def to_fill(deployment: Deployment, workload: Workload) -> int:
@@ -176,8 +178,37 @@ def saturated(deployment: Deployment, workload: Workload) -> Served:
     return served
 
 
-@lru_cache(maxsize=32)
+def _replayed(
+    deployment: Deployment,
+    prompts: Ints,
+    outputs: Ints,
+    *,
+    arrivals_s: ArrayLike | None = None,
+    users: int | None = None,
+    watch: Callable[[Engine], Engine] | None = None,
+) -> Replayed:
+    answering, prefill = deployment.engines(), deployment.prefill_engines()
+    if watch is not None:
+        answering, prefill = [watch(one) for one in answering], [watch(one) for one in prefill]
+    return replay(
+        answering,
+        prompts,
+        outputs,
+        arrivals_s=arrivals_s,
+        users=users,
+        router=deployment.declared.router,
+        front_end=deployment.front_end,
+        prefill=prefill,
+        transfer=deployment.transfer,
+    )
+
+
 def _draw(law: Lengths, seed: int, purpose: str, requests: int) -> Ints:
+    return _drawn(law, seed, purpose, 1 << requests.bit_length())[:requests]
+
+
+@lru_cache(maxsize=32)
+def _drawn(law: Lengths, seed: int, purpose: str, requests: int) -> Ints:
     return np.array([lengths.at(law, seed, purpose, k) for k in range(requests)], np.int64)
 
 
@@ -201,7 +232,7 @@ def _served(
     tokens = replayed.tokens
     with np.errstate(invalid="ignore"):
         tpot = np.where(tokens > 1, (end - first) / np.maximum(tokens - 1, 1), np.nan)
-        inside = (end >= window[0]) & (end <= window[1])
+        inside = (end > window[0]) & (end <= window[1])
     span_s = max(window[1] - window[0], 1e-9) if inside.any() else np.inf
     return Served(
         ttft_s=(first - sent)[counted],

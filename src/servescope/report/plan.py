@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from servescope.engine.config import EngineConfig
+from servescope.engine.cost import sizes
 from servescope.units import format_seconds, three_digits
 
 if TYPE_CHECKING:
@@ -25,6 +29,7 @@ _NAMES = {
     "interconnect": "interconnect",
     "host": "host",
     "front_end": "front end",
+    "transfer": "KV transfer",
     "step": "each step",
     "prefill": "prompt tokens",
     "sequence": "sequences",
@@ -47,6 +52,10 @@ def _plan(answers: Answers) -> Iterator[str]:
         f"{answers.output_tokens} (mean {outputs:.0f})"
         + (f", SLO {','.join(answers.slo)}" if answers.slo else "")
     )
+    if answers.prefill_replicas:
+        prefill = _some(answers.prefill_replicas, "replica")
+        only = "only computes" if answers.prefill_replicas == 1 else "only compute"
+        yield f"a group is {_some(answers.replicas, 'replica')} and {prefill} that {only} prompts"
     if answers.refused:
         yield (
             f"{answers.refused:.1%} of the requests are longer than the {answers.longest:,} tokens "
@@ -57,7 +66,7 @@ def _plan(answers: Answers) -> Iterator[str]:
     if answers.rate is not None:
         yield from _rate(answers.rate, answers.latency_error)
     if answers.fleet is not None:
-        yield from _fleet(answers.fleet)
+        yield from _fleet(answers.fleet, answers.unit)
     if answers.costs:
         yield from _costs(answers)
     if answers.utilization:
@@ -114,11 +123,10 @@ def _size(answers: Answers) -> Iterator[str]:
             continue
         alone = (format_seconds(one.alone_ttft_s), format_seconds(one.alone_tpot_s))
         full = (three_digits(one.requests_per_s), f"{one.output_tokens_per_s:,.0f}")
-        within = (
-            () if one.slo_requests_per_s is None else (f"{three_digits(one.slo_requests_per_s)}/s",)
-        )
-        per_gpu = f"{three_digits(one.per_gpu)}/s"
-        rows.append((f"{one.tp}", f"{one.batch:.0f}", *alone, *full, *within, per_gpu))
+        most = "<= " * bool(answers.slo and not one.rate)
+        each = (one.per_gpu * one.gpus, one.per_gpu) if answers.slo else (one.per_gpu,)
+        served = (f"{most}{three_digits(rate)}/s" for rate in each)
+        rows.append((f"{one.tp}", f"{one.batch:.0f}", *alone, *full, *served))
     yield from table(rows)
 
 
@@ -152,15 +160,15 @@ def _beyond(limit: str) -> str:
     return "the queue only grows" if limit == "saturation" else f"{limit} is missed"
 
 
-def _fleet(needed: Fleet) -> Iterator[str]:
+def _fleet(needed: Fleet, unit: str) -> Iterator[str]:
     yield from _heading(f"How many GPUs for {needed.traffic}?")
     count = needed.replicas
     yield (
-        f"{needed.gpus} GPU{'s' * (needed.gpus > 1)}: {count} replica{'s' * (count > 1)}, busy to "
+        f"{_some(needed.gpus, 'GPU')}: {_some(count, unit)}, busy to "
         f"{needed.load:.0%} of what they can. If each serves as little as the error bar allows, it "
         f"takes {needed.cautious_replicas}."
     )
-    rows = [("replicas", *_POINT), (f"{count}", *_point(needed.found))]
+    rows = [(f"{unit}s", *_POINT), (f"{count}", *_point(needed.found))]
     if needed.one_fewer is not None:
         rows.append((f"{count - 1}", *_point(needed.one_fewer)))
     yield from table(rows)
@@ -228,6 +236,12 @@ def _errors(answers: Answers) -> Iterator[str]:
             f"Throughput, rates and cost +-{error.p50:.0%} at the median, +-{error.p90:.0%} in "
             f"nine of ten: {error.source}."
         )
+        if answers.prefill_replicas:
+            yield "No deployment of which some replicas only compute prompts is among them."
+
+
+def _some(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _bar(value: float, error: ErrorBar) -> str:
@@ -243,11 +257,22 @@ def comparison(found: Comparison) -> str:
     lines = list(_heading(f"{found.setting}, side by side"))
     lines += table(
         [
-            ("", "tp", "KV tokens", "sequences", "TPOT alone", "output tok/s", "", "of a GPU"),
+            (
+                "",
+                "tp",
+                "GPUs",
+                "KV tokens",
+                "sequences",
+                "TPOT alone",
+                "output tok/s",
+                "",
+                "of a GPU",
+            ),
             *[
                 (
                     side.label,
                     f"{side.tp}",
+                    f"{side.gpus}",
                     f"{side.kv_tokens:,}",
                     f"{side.sequences}",
                     format_seconds(side.alone_tpot_s or 0.0),
@@ -257,7 +282,7 @@ def comparison(found: Comparison) -> str:
                     + (f", ${side.per_million_tokens:.3g}/1M" if side.per_million_tokens else ""),
                 )
                 if side.fits
-                else (side.label, "does not fit", *[""] * 6)
+                else (side.label, "does not fit", *[""] * 7)
                 for side in found.sides
             ],
         ]
@@ -278,6 +303,10 @@ def calibration(found: Calibration) -> str:
             seconds = name in found.uncertainty or name.endswith("_s")
             rows.append((name, format_seconds(value) if seconds else f"{value:.3g}", told))
     lines += table(rows)
+    if scaling := msgspec.convert(found.settings, EngineConfig).scaling:
+        worth = zip(sizes(len(scaling)), scaling, strict=True)
+        each = ", ".join(f"{size} as {one:.3g}" for size, one in worth)
+        lines.append(f"batch_scaling: sequences in a batch cost as much as so many alone: {each}")
     lines += ["", "simulated against measured:", *residuals(found.residual)]
     return "\n".join(lines)
 
