@@ -19,7 +19,8 @@ MOST_BYTES = 1 << 20
 
 def is_file(word: str) -> bool:
     """Whether a word on the command line names an experiment file, there or not."""
-    return "://" not in word and word.lower().endswith(SUFFIXES)
+    is_target = "://" in word or word.startswith("sim:")  # such as sim:vllm?calibration=fit.toml
+    return not is_target and word.lower().endswith(SUFFIXES)
 
 
 def read_file(path: str) -> dict[str, Any]:

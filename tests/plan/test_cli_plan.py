@@ -112,6 +112,9 @@ def test_a_server_is_calibrated_and_planned_with(command, tmp_path):
     status, out, err = command("calibrate", *runs, "--engine", "vllm?max_num_seqs=8", "-o", path)
     assert status == 0, err
     assert "simulated against measured:" in out
+    target = f"sim:vllm?calibration={path}"
+    status, out, err = command("run", target, "--requests", 20, "--out", tmp_path / "again")
+    assert status == 0, err
     words = ["plan", "--calibration", path, "--slo", "ttft_p99<500ms", "--price", "1"]
     status, out, err = command(*words)
     assert status == 0, err
