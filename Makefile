@@ -7,6 +7,9 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 VLLM   := .venv-vllm
 PEERS  := .venv-peers
 VIDUR  := .venv-vidur
+TEST   := $(BIN)/python -m pytest -q
+# Two, for two cores: with three, tests that wait would use the time of others, and a busy machine fail some.
+BESIDE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo lint check browser test test-vllm test-peers bench bench-peers bench-sim validate format clean
 .DEFAULT_GOAL := help
@@ -36,15 +39,15 @@ lint: $(VENV)/installed-dev ## format, lint, types
 	$(BIN)/ruff check
 	$(BIN)/mypy
 
-check: lint ## lint and the quick tests: four minutes on two cores
-	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile \
-		-m "not vllm and not peers and not slow"
+check: lint ## lint and the quick tests: five minutes on two cores
+	$(TEST) $(BESIDE) -m "not vllm and not peers and not slow and not waits"
 
 browser: # Debian's Chromium, where there is no browser
 	@bash scripts/install-browser.sh
 
-test: browser check ## all that CI runs: lint and every test, those in a browser and a real llama.cpp too
-	$(BIN)/python -m pytest -q -m "slow and not vllm and not peers"  # alone: they take the time
+test: browser lint ## all that CI runs: lint and every test, those in a browser and a real llama.cpp too
+	$(TEST) $(BESIDE) -m "not vllm and not peers and not slow"
+	$(TEST) -m "slow and not vllm and not peers"  # alone: they measure times
 
 $(VLLM)/installed: scripts/install-vllm.sh
 	PYTHON=$(PYTHON) bash scripts/install-vllm.sh $(VLLM)

@@ -16,11 +16,18 @@ settings.load_profile("noisy")
 for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
     del os.environ[name]  # this machine's proxy has no part in what runs on loopback
 
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each process would compile us anew
+
 for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
     # What `nohup` and `&` had us ignore, commands that are tested would ignore, too; what is caught
     # and ignored here is obeyed by them.
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, lambda *_: None)
+
+
+def pytest_collection_modifyitems(items):
+    """What waits begins first, so that in the end nothing waits for it."""
+    items.sort(key=lambda item: item.get_closest_marker("waits") is None)
 
 
 @pytest.fixture(autouse=True)

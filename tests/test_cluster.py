@@ -6,6 +6,7 @@ import re
 import signal
 import threading
 from base64 import b64encode
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from servescope.conduct import conduct
 from servescope.errors import BadInput
 from servescope.experiment import Trial
 from servescope.store import Run
-from tests.support.command import QUICK, Command, gone, until
+from tests.support.command import QUICK, Command, children, gone, until
 from tests.support.served import Served, healthy
 
 KEY = "sk-cluster-1234567890"
@@ -74,22 +75,10 @@ def offered(path):
     ]
 
 
-def load_processes():
-    found = {}
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:
-            continue  # it has ended
-        if b"servescope.client.drive" in words:
-            found[int(path.parent.name)] = words
-    return found
-
-
 SEVERAL = ("--load", "poisson:80", "--load", "users:5", "--requests", "60", "--warmup", "6")
 
 
-@pytest.mark.slow
+@pytest.mark.waits
 def test_three_nodes_offer_what_one_machine_offers(cluster, tmp_path):
     runs = tmp_path / "runs"
     with Served(healthy(0.02, 0.001)) as server:
@@ -134,7 +123,7 @@ def files(folder):
     return [path for path in folder.resolve().rglob("*") if path.is_file()]
 
 
-@pytest.mark.slow
+@pytest.mark.waits
 def test_simulated_experiments_are_spread_over_the_nodes_and_kept_here(cluster, tmp_path):
     names = ["a", "b", "c", "d"]
     for k, name in enumerate(names):
@@ -160,7 +149,7 @@ def test_simulated_experiments_are_spread_over_the_nodes_and_kept_here(cluster, 
         assert run.summary["directory"] == f"runs/{name}"
 
 
-@pytest.mark.slow
+@pytest.mark.waits
 def test_the_targets_share_a_cluster_as_they_share_a_machine(cluster, tmp_path):
     with Served(healthy(0.01, 0.001)) as one, Served(healthy(0.01, 0.001)) as two:
         words = (one.url, two.url, "--load", "constant:80", "--requests", "40")
@@ -171,7 +160,7 @@ def test_the_targets_share_a_cluster_as_they_share_a_machine(cluster, tmp_path):
     assert offered(tmp_path / "runs" / "there") == offered(tmp_path / "runs" / "here")
 
 
-@pytest.mark.slow
+@pytest.mark.waits
 @pytest.mark.parametrize("workers", [4, 9])
 def test_more_workers_than_cores_are_refused_at_once_with_the_number_that_fits(
     cluster, tmp_path, monkeypatch, workers
@@ -182,7 +171,7 @@ def test_more_workers_than_cores_are_refused_at_once_with_the_number_that_fits(
         cli.cli.main(["run", *map(str, words)], standalone_mode=False)
 
 
-@pytest.mark.slow
+@pytest.mark.waits
 def test_more_workers_than_free_cores_are_refused_with_the_number_that_fits(
     cluster, tmp_path, monkeypatch
 ):
@@ -198,16 +187,26 @@ def test_more_workers_than_free_cores_are_refused_with_the_number_that_fits(
             ray.util.remove_placement_group(held)
 
 
+def workers_of(cluster):
+    """The processes of the workers on the nodes."""
+    raylets = [one for n in cluster.list_all_nodes() for one in n.all_processes["raylet"]]
+    found = []
+    for pid in [pid for raylet in raylets for pid in children(raylet.process.pid)]:
+        with suppress(OSError):  # it has ended
+            if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::Node"):
+                found.append(pid)
+    return found
+
+
 def loading(cluster, server, tmp_path, *words, sent=30):
     """A run on the cluster in the middle, and its load processes."""
-    before = set(load_processes())
     where = ("--name", "one", "--cluster", cluster.address)
     started = command(tmp_path, server.url, *words, *where)
     until_many(server, sent)
-    return started, [pid for pid in load_processes() if pid not in before]
+    return started, [pid for worker in workers_of(cluster) for pid in children(worker)]
 
 
-@pytest.mark.slow
+@pytest.mark.waits
 def test_an_interrupt_ends_the_load_on_every_node_and_keeps_what_came_back(cluster, tmp_path):
     with Served(healthy(0.05, 0.01)) as server:
         started, ours = loading(cluster, server, tmp_path, "--load", "users:6", "--duration", "60s")
@@ -223,14 +222,12 @@ def test_an_interrupt_ends_the_load_on_every_node_and_keeps_what_came_back(clust
 def until_many(server, n):
     """Wait until so many requests have come; a cluster takes its time to begin."""
     for _ in range(3):
-        try:
+        with suppress(AssertionError):
             return until(lambda: len(server.requests) >= n, "the load begins")
-        except AssertionError:
-            continue
     raise AssertionError("the load never began")
 
 
-@pytest.mark.slow
+@pytest.mark.waits
 def test_a_load_process_that_dies_on_a_node_costs_its_own_requests(cluster, tmp_path):
     load = ("--load", "constant:60", "--requests", "300")
     with Served(healthy(0.01, 0.001)) as server:
@@ -240,7 +237,7 @@ def test_a_load_process_that_dies_on_a_node_costs_its_own_requests(cluster, tmp_
     check_lost(tmp_path / "runs" / "one", r"a load process on node \d \(.*\) died")
 
 
-@pytest.mark.slow
+@pytest.mark.waits
 def test_a_node_that_dies_costs_its_requests_and_is_named(cluster, tmp_path):
     doomed = cluster.add_node(num_cpus=2, object_store_memory=MEMORY)
     doomed_id = doomed.node_id
@@ -315,29 +312,13 @@ def conducted(cluster, tmp_path, target, act=lambda: None, **options):
     return conduct(trial, Before(act))
 
 
-def workers_of(cluster):
-    """The processes of the workers on the nodes."""
-    raylets = {
-        one.process.pid for n in cluster.list_all_nodes() for one in n.all_processes["raylet"]
-    }
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            parent = int(path.with_name("stat").read_text().rpartition(")")[2].split()[1])
-            if parent in raylets and path.read_bytes().startswith(b"ray::Node"):
-                found.append(int(path.parent.name))
-        except OSError:
-            continue  # it has ended
-    return found
-
-
 def clocks_of(run):
     """How often the clock of each node was measured."""
     found = [s.labels["node"] for s in run.samples() if (s.source, s.name) == ("clock", "offset_s")]
     return {node["name"]: found.count(node["name"]) for node in run.manifest.cluster["nodes"]}
 
 
-@pytest.mark.slow
+@pytest.mark.waits
 def test_a_node_that_falls_silent_before_the_start_costs_its_own_requests(
     cluster, tmp_path, monkeypatch
 ):
@@ -353,7 +334,7 @@ def test_a_node_that_falls_silent_before_the_start_costs_its_own_requests(
     assert sorted(clocks_of(run).values()) == [0, 2, 2]
 
 
-@pytest.mark.slow
+@pytest.mark.waits
 def test_a_node_that_is_slow_to_tell_its_time_is_asked_again_before_the_start(cluster, tmp_path):
     def pause():
         pid = workers_of(cluster)[0]
@@ -366,7 +347,7 @@ def test_a_node_that_is_slow_to_tell_its_time_is_asked_again_before_the_start(cl
     assert set(clocks_of(run).values()) == {2}
 
 
-@pytest.mark.slow
+@pytest.mark.waits
 def test_a_clock_is_measured_as_long_as_one_worker_of_its_node_is_left(cluster, tmp_path, equipped):
     import ray  # noqa: PLC0415 (for those tests alone)
 
@@ -387,7 +368,7 @@ def test_a_clock_is_measured_as_long_as_one_worker_of_its_node_is_left(cluster, 
     assert list(clocks_of(run).values()) == [2, 2, 2, 2]
 
 
-@pytest.mark.slow
+@pytest.mark.waits
 def test_nothing_secret_is_put_where_ray_may_spill_it_and_a_deal_is_put_once(
     cluster, tmp_path, equipped, monkeypatch
 ):
@@ -408,7 +389,7 @@ def test_nothing_secret_is_put_where_ray_may_spill_it_and_a_deal_is_put_once(
     assert basic not in repr(bench.targets)
 
 
-@pytest.mark.slow
+@pytest.mark.waits
 def test_nodes_that_take_too_long_over_files_are_told_so(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr("servescope.cluster.head.EQUIP_S", 0.0)
     with (

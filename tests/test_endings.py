@@ -32,7 +32,7 @@ from tests.support.command import QUICK, Command, gone, until
 from tests.support.served import Served
 from tests.test_faults import LONGEST_S, measure, unused_url
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.waits
 
 TWO = event({"content": " x x x x x x x x"})
 BIG = event({"content": "x" * (17 << 20)})

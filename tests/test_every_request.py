@@ -16,7 +16,7 @@ from servescope.serve.faults import FAULTS
 from servescope.serve.scripted import ScriptedServer, healthy
 from servescope.summary import summarise
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.waits
 
 TIMEOUTS = {"timeout": "2s", "timeout_first_token": "0.3s", "timeout_between_tokens": "0.3s"}
 FINE = healthy(0.002, 0.0005)

@@ -151,7 +151,7 @@ def test_a_panel_shows_the_stages_and_is_gone_in_the_end(server, tmp_path):
     assert "\x1b" not in terminal.out
 
 
-@pytest.mark.slow
+@pytest.mark.waits
 def test_a_panel_is_drawn_four_times_a_second_at_most(server, tmp_path):
     terminal = Terminal(
         "run", server.url, *QUICK, "--load", "users:3", "--duration", "2s", cwd=tmp_path
@@ -162,7 +162,7 @@ def test_a_panel_is_drawn_four_times_a_second_at_most(server, tmp_path):
     assert 3 <= drawn <= took_s * 4 + 3
 
 
-@pytest.mark.slow
+@pytest.mark.waits
 @pytest.mark.parametrize(("columns", "lines"), [(60, 12), (44, 6), (8, 2), (1, 1)])
 def test_no_terminal_is_too_small(server, tmp_path, columns, lines):
     terminal = Terminal(
@@ -178,7 +178,7 @@ def test_no_terminal_is_too_small(server, tmp_path, columns, lines):
         assert all(len(one) < columns or columns == 1 for one in drawn)
 
 
-@pytest.mark.slow
+@pytest.mark.waits
 def test_a_panel_follows_when_the_terminal_is_resized(server, tmp_path):
     terminal = Terminal(
         "run", server.url, *QUICK, "--load", "users:3", "--duration", "3s", cwd=tmp_path
@@ -246,7 +246,7 @@ def test_a_panel_keeps_to_the_room_there_is_and_its_first_row_to_the_last(
         assert drawn[-1].startswith("╰")
 
 
-@pytest.mark.slow
+@pytest.mark.waits
 def test_ctrl_c_lets_the_run_drain_and_says_so(server, tmp_path):
     terminal = Terminal(
         "run", server.url, *QUICK, "--load", "users:3", "--duration", "60s", cwd=tmp_path
@@ -278,7 +278,7 @@ def test_errors_are_shown_by_class_with_the_servers_words_and_no_code_of_its_get
 # --- where there is none --------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.waits
 @pytest.mark.parametrize("environment", [{"TERM": "dumb"}, {"NO_COLOR": "1"}])
 def test_a_terminal_that_cannot_or_shall_not_gets_plain_lines(server, tmp_path, environment):
     terminal = Terminal(

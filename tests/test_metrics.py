@@ -346,10 +346,13 @@ def test_goodput_of_a_stage_where_nothing_was_sent_is_none_of_it():
     assert found["goodput_requests_per_s"] is None
 
 
-def test_ten_thousand_requests_of_128_chunks_take_well_under_two_seconds():
+def test_figures_of_ten_times_as_many_requests_take_about_ten_times_as_long():
     one = request(100 + 10 * np.arange(128), chunk_tokens=2, output_tokens=256, input_tokens=10)
-    data = columns([one] * 10_000)
-    began = time.perf_counter()
-    figures(data)
-    assert time.perf_counter() - began < 2
+    took = []
+    for count in (1000, 10_000):
+        data = columns([one] * count)
+        began = time.process_time()
+        figures(data)
+        took.append(time.process_time() - began)
+    assert took[1] < 40 * took[0]
     assert metrics.stage_window(data) is not None

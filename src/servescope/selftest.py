@@ -23,7 +23,7 @@ from servescope.serve.faults import FAULTS, Fault
 from servescope.serve.faulty import FaultyServer, serve
 from servescope.summary import StageSummary, summarise
 
-AT_ONCE = 4
+AT_ONCE = 8
 USERS = 4
 LONGEST_S = 20.0
 """Beyond this a run did not end by its timeouts; nothing is said of how fast it should be."""

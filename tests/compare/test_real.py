@@ -1,5 +1,6 @@
 """Over HTTP, where runs of one configuration are never quite alike."""
 
+from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 
 import pytest
@@ -13,14 +14,13 @@ from tests.compare.test_compare import SLOWER, verdicts
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_runs_over_http_are_told_apart_by_what_was_planted_and_by_nothing_else(tmp_path):
-    with Server(parse("SIM", "sim:vllm")) as base, Server(parse("SIM", SLOWER)) as slower:
-        runs = [
-            simulated(tmp_path, f"a{k}", seed=k, requests=150, target=base.url) for k in range(4)
-        ]
-        planted = [
-            simulated(tmp_path, f"b{k}", seed=9 + k, requests=150, target=slower.url)
-            for k in range(2)
-        ]
+    def run(seed, engine):
+        with Server(parse("SIM", engine)) as server:  # its own: they run side by side
+            return simulated(tmp_path, str(seed), seed=seed, requests=150, target=server.url)
+
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(run, [0, 1, 2, 3, 9, 10], ["sim:vllm"] * 4 + [SLOWER] * 2))
+    runs, planted = found[:4], found[4:]
     alarms = [{"better", "worse"} & set(verdicts(a, b)) for a, b in combinations(runs, 2)]
     assert sum(map(bool, alarms)) <= 1
     assert all("worse" in verdicts(a, b) for a, b in zip(runs, planted, strict=False))
