@@ -162,7 +162,7 @@ def _question(*, compared: tuple[str, ...], **options: Any) -> Question:  # noqa
     from servescope import lengths  # noqa: PLC0415
     from servescope.goodput import parse_slo  # noqa: PLC0415
     from servescope.plan.answers import Question  # noqa: PLC0415
-    from servescope.plan.fleet import Traffic  # noqa: PLC0415
+    from servescope.plan.fleet import MOST_USERS, Traffic  # noqa: PLC0415
     from servescope.plan.workload import Workload  # noqa: PLC0415
 
     for name in ("model", "gpu"):
@@ -176,6 +176,10 @@ def _question(*, compared: tuple[str, ...], **options: Any) -> Question:  # noqa
     for name, value in (("rate", rate), ("users", users), ("price", price)):
         if value is not None and not 0 < value < float("inf"):
             raise BadInput(f"--{name}", value, "want a number above 0")
+    if users is not None and users > MOST_USERS:
+        raise BadInput(
+            "--users", users, f"want {MOST_USERS} at most: simulating more takes minutes"
+        )
     if rate is not None and users is not None:
         raise BadInput("--users", users, "want either --rate or --users")
     inputs = lengths.parse("--input-tokens", options["input_tokens"])
@@ -185,9 +189,11 @@ def _question(*, compared: tuple[str, ...], **options: Any) -> Question:  # noqa
     )
     sizes = _sizes(options.pop("tp"))
     outputs = outputs or lengths.parse("--output-tokens", "128")
-    slo = ",".join(options["slo"])
+    slo, config = ",".join(options["slo"]), _config(tp=None, **options)
+    if sizes and config.tp > 1 and config.calibration is None:
+        raise BadInput("--tp", sizes[0], f"want it once: --engine says tp={config.tp}")
     return Question(
-        config=_config(tp=None, **options),
+        config=config,
         workload=Workload(inputs_ or inputs, outputs, options["seed"]),
         sizes=sizes,
         bounds=parse_slo("--slo", slo).bounds if slo else (),
@@ -210,7 +216,7 @@ def _config(engine: str, tp: str | None, **options: Any) -> EngineConfig:  # noq
 
     from servescope import catalog  # noqa: PLC0415
     from servescope.engine.config import parse  # noqa: PLC0415
-    from servescope.engine.deployment import settle  # noqa: PLC0415
+    from servescope.engine.deployment import calibrated  # noqa: PLC0415
 
     said = {name: options[name] for name in _SETTINGS if options.get(name) is not None}
     if tp is not None:
@@ -222,7 +228,8 @@ def _config(engine: str, tp: str | None, **options: Any) -> EngineConfig:  # noq
         from servescope.engine.calibration import read  # noqa: PLC0415
 
         engine = read(said["calibration"]).settings.get("engine", engine)
-    return settle(parse("--engine", engine + ("&" if "?" in engine else "?") * bool(query) + query))
+    joined = engine + ("&" if "?" in engine else "?") * bool(query) + query
+    return calibrated(parse("--engine", joined))
 
 
 def _validate(*, as_json: bool) -> None:

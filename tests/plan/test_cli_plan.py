@@ -122,3 +122,38 @@ def test_a_server_is_calibrated_and_planned_with(command, tmp_path):
     status, _, err = command(*words, "--tp", "2")
     assert status == 2
     assert "its constants do not transfer to other sizes" in err
+
+
+def test_each_model_of_a_comparison_keeps_its_own_format_of_weights(command):
+    def side(models):
+        told = command("plan", "--gpu", "b200", "--json", "--compare", f"model={models}")[1]
+        found = {one["label"]: one for one in json.loads(told)["comparisons"][0]["sides"]}
+        return found["model=deepseek-v3"]["kv_tokens"]
+
+    assert side("llama-2-7b,deepseek-v3") == side("deepseek-v3,llama-2-7b")
+
+
+def test_the_error_bar_takes_more_replicas_only_where_its_low_end_is_not_enough(command):
+    def needed(rate):
+        words = ("plan", "--model", "llama-3.1-8b", "--gpu", "h100", "--tp", 1, "--json")
+        found = json.loads(command(*words, "--rate", rate)[1])["fleet"]
+        return found["replicas"], found["cautious_replicas"]
+
+    assert needed(20) == (1, 1)
+    assert needed(38) == (1, 2)
+
+
+def test_users_without_an_slo_get_replicas_that_are_not_full(command):
+    words = (
+        "plan",
+        "--model",
+        "llama-3.1-8b",
+        "--gpu",
+        "h100",
+        "--tp",
+        1,
+        "--users",
+        300,
+        "--json",
+    )
+    assert json.loads(command(*words)[1])["fleet"]["load"] <= 0.95

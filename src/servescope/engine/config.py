@@ -55,6 +55,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Pipeline stages."""
     nodes: int = 1
     """Machines that the GPUs of a replica are spread over."""
+    network_bytes_per_s: float = 3e9
+    """What all-reduces reach between them: by default NCCL over TCP, 100 Gbit/s Ethernet."""
     replicas: int = 1
     prefill_replicas: int = 0
     """So many more only compute prompts, and hand their KV over to the others (disaggregated)."""
@@ -111,8 +113,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             value, least = getattr(self, field.name), _LEAST.get(field.name, 1)
             if type(value) is int and int in _kinds(field.type) and value < least:
                 raise ValueError(f"want {field.name} to be {least} or more, not {value}")
-        if not self.transfer_bytes_per_s > 0:
-            raise ValueError(f"want transfer_bytes_per_s above 0, not {self.transfer_bytes_per_s}")
+        for name in ("transfer_bytes_per_s", "network_bytes_per_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"want {name} above 0, not {getattr(self, name)}")
         if not 0 < self.memory_utilization <= 1:
             raise ValueError(f"want memory_utilization in (0, 1], not {self.memory_utilization}")
         if self.kv_tokens is not None and self.kv_tokens < (self.block_tokens or 1):

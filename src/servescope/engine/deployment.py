@@ -72,11 +72,15 @@ class Deployment:
         return self.kv_blocks * self.block_tokens
 
 
+def calibrated(config: EngineConfig) -> EngineConfig:
+    """The settings with those of its calibration, if it has one; raises BadInput."""
+    return config if config.calibration is None else read(config.calibration).settled(config)
+
+
 def settle(config: EngineConfig) -> EngineConfig:
     """The settings with those of its calibration, if it has one, and the model's own format of
     weights; raises BadInput."""
-    if config.calibration is not None:
-        config = read(config.calibration).settled(config)
+    config = calibrated(config)
     if config.gpu is None:
         return config
     from servescope import catalog  # noqa: PLC0415 (only where a GPU is named)
@@ -114,7 +118,15 @@ def deploy(declared: EngineConfig, on: tuple[Gpu, Overheads] | None = None) -> D
     config = msgspec.structs.replace(config, **limits)
     tp, pp, weights, kv_dtype = config.tp, config.pp, config.dtype, config.kv_dtype
     cost = Roofline(
-        model, gpu, overheads, weights=weights, kv_dtype=kv_dtype, tp=tp, pp=pp, nodes=config.nodes
+        model,
+        gpu,
+        overheads,
+        weights=weights,
+        kv_dtype=kv_dtype,
+        tp=tp,
+        pp=pp,
+        nodes=config.nodes,
+        network=Network.of(config.network_bytes_per_s),
     )
     tokens = config.max_num_batched_tokens or _limit(kind.max_num_batched_tokens, TOKENS)
     sequences = config.max_num_seqs or _limit(kind.max_num_seqs, SEQUENCES)

@@ -145,11 +145,14 @@ def sizes_of(question: Question) -> list[int]:
             raise BadInput("--tp", wrong[0], f"{want} other sizes")
         return [settled.tp]
     heads = catalog.model(settled.model).heads
-    wrong = [size for size in question.sizes if heads % size]
+    asked = question.sizes or ((settled.tp,) if settled.tp > 1 else ())
+    wrong = [size for size in asked if heads % size]
     if wrong:
         name = catalog.model(settled.model).name
         raise BadInput("--tp", wrong[0], f"want a divisor of the {heads} heads of {name}")
-    return list(question.sizes) or [size for size in SIZES if not heads % size]
+    if asked:
+        return list(asked)
+    return [size for size in SIZES if not heads % size and not size * settled.pp % settled.nodes]
 
 
 def _costs(
@@ -252,12 +255,15 @@ def _side(question: Question, field: str, key: str, value: str, first: Side | No
     sizes = question.sizes
     if key == "tp":
         sizes = (changed.tp,)
-    config = msgspec.structs.replace(question.config, **own)
+    try:
+        config = msgspec.structs.replace(question.config, **own)
+    except ValueError as error:
+        raise BadInput(field, f"{key}={value}", str(error)) from None
     question = msgspec.structs.replace(question, config=config, sizes=sizes)
     context, workload = question.context_tokens, question.workload
     choice = choose(config, sizes_of(question), workload, question.bounds, context)
     price = question.price_per_gpu_hour
-    if settle(config).gpu is not None and (price is None or key == "gpu"):
+    if settle(config).gpu is not None and price is None:
         price = hardware(settle(config))[0].price_per_hour
     about: dict[str, Any] = {
         "label": f"{key}={value}",

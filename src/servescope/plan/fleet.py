@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from servescope.plan.workload import Workload
 
 MOST_REPLICAS = 512
+MOST_USERS = 10_000
 _HEADROOM = 0.95
 """Without an SLO, replicas are enough that are busy to this share of what they can."""
 
@@ -57,8 +58,9 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     """Of what they could answer, the share that they do."""
     one_fewer: Point | None
     """What one replica fewer comes to."""
-    cautious_replicas: int
-    """If each serves as little as the error bar allows."""
+    cautious_replicas: int | None
+    """If each serves as little as the error bar allows: for as much more traffic. None for users,
+    who ask as fast as they are answered."""
     error: ErrorBar
     input_tokens_per_s: float
     output_tokens_per_s: float
@@ -70,9 +72,13 @@ def fleet(
     """Search for the fewest replicas, in simulation. Raises BadInput where none are enough."""
     search = _Search(config, workload, traffic, bounds)
     count = search.fewest()
+    error = error_bar(config, "throughput")
+    cautious = None
+    if traffic.rate is not None:
+        more = Traffic(rate=traffic.rate * (1 + error.p90))
+        cautious = _Search(config, workload, more, bounds).fewest()
     served = search.serve(count)
     before = point(search.serve(count - 1), traffic.rate, bounds) if count > 1 else None
-    error = error_bar(config, "throughput")
     return Fleet(
         traffic=traffic,
         replicas=count,
@@ -80,7 +86,7 @@ def fleet(
         found=point(served, traffic.rate, bounds),
         load=served.requests_per_s / (search.full_per_s * count),
         one_fewer=before,
-        cautious_replicas=math.ceil(count * (1 + error.p90)),
+        cautious_replicas=cautious,
         error=error,
         input_tokens_per_s=served.input_tokens_per_s,
         output_tokens_per_s=served.output_tokens_per_s,
@@ -119,9 +125,10 @@ class _Search:
         return high
 
     def _enough(self, replicas: int) -> bool:
-        if self._bounds or self._traffic.rate is None:
+        if self._bounds:
             return self.serve(replicas).missed(self._bounds) is None
-        return self._traffic.rate <= _HEADROOM * self.full_per_s * replicas
+        rate = self._traffic.rate or self.serve(replicas).requests_per_s
+        return rate <= _HEADROOM * self.full_per_s * replicas
 
     def serve(self, replicas: int) -> Served:
         """What so many come to."""

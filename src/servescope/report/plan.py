@@ -133,7 +133,7 @@ def _size(answers: Answers) -> Iterator[str]:
 def _rate(rate: Rate, latency: ErrorBar | None) -> Iterator[str]:
     yield from _heading("How many requests/s within the SLO?")
     if not rate.requests_per_s:
-        yield f"None: even one request at a time misses {rate.limited_by}."
+        yield f"None: even one request at a time misses {rate.limited_by}; no number of GPUs helps."
         return
     yield (
         f"{three_digits(rate.requests_per_s)} requests/s, {_bar(rate.requests_per_s, rate.error)}; "
@@ -162,11 +162,14 @@ def _beyond(limit: str) -> str:
 
 def _fleet(needed: Fleet, unit: str) -> Iterator[str]:
     yield from _heading(f"How many GPUs for {needed.traffic}?")
-    count = needed.replicas
+    count, cautious = needed.replicas, needed.cautious_replicas
     yield (
         f"{_some(needed.gpus, 'GPU')}: {_some(count, unit)}, busy to "
-        f"{needed.load:.0%} of what they can. If each serves as little as the error bar allows, it "
-        f"takes {needed.cautious_replicas}."
+        f"{needed.load:.0%} of what they can."
+        + (
+            f" If each serves as little as the error bar allows, it takes {cautious}."
+            * bool(cautious)
+        )
     )
     rows = [(f"{unit}s", *_POINT), (f"{count}", *_point(needed.found))]
     if needed.one_fewer is not None:
@@ -277,7 +280,7 @@ def comparison(found: Comparison) -> str:
                     f"{side.sequences}",
                     format_seconds(side.alone_tpot_s or 0.0),
                     f"{side.output_tokens_per_s:,.0f} +-{side.error.p90 if side.error else 0:.0%}",
-                    f"x {side.ratio or 0:.2f}",
+                    f"x {side.ratio:.2f}" if side.ratio else "",
                     f"{three_digits(side.per_gpu or 0.0)} requests/s"
                     + (f", ${side.per_million_tokens:.3g}/1M" if side.per_million_tokens else ""),
                 )
@@ -300,7 +303,7 @@ def calibration(found: Calibration) -> str:
             doubt = found.uncertainty.get(name)
             told = "" if doubt is None else f"{doubt:.1%}"
             told = "not told by these runs" if doubt is not None and doubt > _NOT_TOLD else told
-            seconds = name in found.uncertainty or name.endswith("_s")
+            seconds = name.endswith("_s") or (name in found.settings and name in found.uncertainty)
             rows.append((name, format_seconds(value) if seconds else f"{value:.3g}", told))
     lines += table(rows)
     if scaling := msgspec.convert(found.settings, EngineConfig).scaling:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from servescope.catalog import Gpu
 
@@ -24,6 +24,11 @@ class Network(NamedTuple):
 
     bytes_per_s: float = 3e9
     latency_s: float = 50e-6
+
+    @classmethod
+    def of(cls, bytes_per_s: float) -> Self:
+        """One that reaches so much: beyond 100 Gbit/s it is taken to be RDMA, with 10 us a hop."""
+        return cls(bytes_per_s) if bytes_per_s <= 12.5e9 else cls(bytes_per_s, 10e-6)
 
 
 class Links:

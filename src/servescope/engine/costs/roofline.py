@@ -25,6 +25,8 @@ from servescope.errors import BadInput
 if TYPE_CHECKING:
     from servescope.engine import Step
 
+NODE_GPUS = 8
+"""In a machine, at most: HGX and DGX boards have as many on one NVLink switch."""
 _SMALL_KERNELS_S = 6 * 2e-6
 """Norms, rotary embedding, activation and residuals of a layer: six kernels of at least 2 us."""
 _QUANTIZE_S = 3.4e-6
@@ -346,3 +348,6 @@ def _check(model: Model, tp: int, pp: int, nodes: int) -> None:
         raise BadInput("pp", pp, f"want at most {model.layers}, the layers of {model.name}")
     if max(nodes, pp) % min(nodes, pp) or tp % max(1, nodes // pp):
         raise BadInput("nodes", nodes, f"want tp={tp} and pp={pp} to be spread over them evenly")
+    if tp * pp > NODE_GPUS * nodes:
+        want = f"want nodes={-(-tp * pp // NODE_GPUS)} or more: one has {NODE_GPUS} GPUs at most"
+        raise BadInput("nodes", nodes, want)
