@@ -78,7 +78,7 @@ def offered(path):
 SEVERAL = ("--load", "poisson:80", "--load", "users:5", "--requests", "60", "--warmup", "6")
 
 
-@pytest.mark.waits
+@pytest.mark.slow
 def test_three_nodes_offer_what_one_machine_offers(cluster, tmp_path):
     runs = tmp_path / "runs"
     with Served(healthy(0.02, 0.001)) as server:
@@ -123,7 +123,7 @@ def files(folder):
     return [path for path in folder.resolve().rglob("*") if path.is_file()]
 
 
-@pytest.mark.waits
+@pytest.mark.slow
 def test_simulated_experiments_are_spread_over_the_nodes_and_kept_here(cluster, tmp_path):
     names = ["a", "b", "c", "d"]
     for k, name in enumerate(names):
@@ -149,7 +149,7 @@ def test_simulated_experiments_are_spread_over_the_nodes_and_kept_here(cluster, 
         assert run.summary["directory"] == f"runs/{name}"
 
 
-@pytest.mark.waits
+@pytest.mark.slow
 def test_the_targets_share_a_cluster_as_they_share_a_machine(cluster, tmp_path):
     with Served(healthy(0.01, 0.001)) as one, Served(healthy(0.01, 0.001)) as two:
         words = (one.url, two.url, "--load", "constant:80", "--requests", "40")
@@ -160,7 +160,7 @@ def test_the_targets_share_a_cluster_as_they_share_a_machine(cluster, tmp_path):
     assert offered(tmp_path / "runs" / "there") == offered(tmp_path / "runs" / "here")
 
 
-@pytest.mark.waits
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [4, 9])
 def test_more_workers_than_cores_are_refused_at_once_with_the_number_that_fits(
     cluster, tmp_path, monkeypatch, workers
@@ -171,7 +171,7 @@ def test_more_workers_than_cores_are_refused_at_once_with_the_number_that_fits(
         cli.cli.main(["run", *map(str, words)], standalone_mode=False)
 
 
-@pytest.mark.waits
+@pytest.mark.slow
 def test_more_workers_than_free_cores_are_refused_with_the_number_that_fits(
     cluster, tmp_path, monkeypatch
 ):
@@ -206,7 +206,7 @@ def loading(cluster, server, tmp_path, *words, sent=30):
     return started, [pid for worker in workers_of(cluster) for pid in children(worker)]
 
 
-@pytest.mark.waits
+@pytest.mark.slow
 def test_an_interrupt_ends_the_load_on_every_node_and_keeps_what_came_back(cluster, tmp_path):
     with Served(healthy(0.05, 0.01)) as server:
         started, ours = loading(cluster, server, tmp_path, "--load", "users:6", "--duration", "60s")
@@ -227,7 +227,7 @@ def until_many(server, n):
     raise AssertionError("the load never began")
 
 
-@pytest.mark.waits
+@pytest.mark.slow
 def test_a_load_process_that_dies_on_a_node_costs_its_own_requests(cluster, tmp_path):
     load = ("--load", "constant:60", "--requests", "300")
     with Served(healthy(0.01, 0.001)) as server:
@@ -237,7 +237,7 @@ def test_a_load_process_that_dies_on_a_node_costs_its_own_requests(cluster, tmp_
     check_lost(tmp_path / "runs" / "one", r"a load process on node \d \(.*\) died")
 
 
-@pytest.mark.waits
+@pytest.mark.slow
 def test_a_node_that_dies_costs_its_requests_and_is_named(cluster, tmp_path):
     doomed = cluster.add_node(num_cpus=2, object_store_memory=MEMORY)
     doomed_id = doomed.node_id
@@ -318,7 +318,7 @@ def clocks_of(run):
     return {node["name"]: found.count(node["name"]) for node in run.manifest.cluster["nodes"]}
 
 
-@pytest.mark.waits
+@pytest.mark.slow
 def test_a_node_that_falls_silent_before_the_start_costs_its_own_requests(
     cluster, tmp_path, monkeypatch
 ):
@@ -334,7 +334,7 @@ def test_a_node_that_falls_silent_before_the_start_costs_its_own_requests(
     assert sorted(clocks_of(run).values()) == [0, 2, 2]
 
 
-@pytest.mark.waits
+@pytest.mark.slow
 def test_a_node_that_is_slow_to_tell_its_time_is_asked_again_before_the_start(cluster, tmp_path):
     def pause():
         pid = workers_of(cluster)[0]
@@ -347,7 +347,7 @@ def test_a_node_that_is_slow_to_tell_its_time_is_asked_again_before_the_start(cl
     assert set(clocks_of(run).values()) == {2}
 
 
-@pytest.mark.waits
+@pytest.mark.slow
 def test_a_clock_is_measured_as_long_as_one_worker_of_its_node_is_left(cluster, tmp_path, equipped):
     import ray  # noqa: PLC0415 (for those tests alone)
 
@@ -368,7 +368,7 @@ def test_a_clock_is_measured_as_long_as_one_worker_of_its_node_is_left(cluster, 
     assert list(clocks_of(run).values()) == [2, 2, 2, 2]
 
 
-@pytest.mark.waits
+@pytest.mark.slow
 def test_nothing_secret_is_put_where_ray_may_spill_it_and_a_deal_is_put_once(
     cluster, tmp_path, equipped, monkeypatch
 ):
@@ -389,7 +389,7 @@ def test_nothing_secret_is_put_where_ray_may_spill_it_and_a_deal_is_put_once(
     assert basic not in repr(bench.targets)
 
 
-@pytest.mark.waits
+@pytest.mark.slow
 def test_nodes_that_take_too_long_over_files_are_told_so(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr("servescope.cluster.head.EQUIP_S", 0.0)
     with (
