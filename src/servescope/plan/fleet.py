@@ -84,7 +84,7 @@ def fleet(
         replicas=count,
         gpus=count * unit(config).gpus,
         found=point(served, traffic.rate, bounds),
-        load=served.requests_per_s / (search.full_per_s * count),
+        load=(traffic.rate or served.requests_per_s) / (search.full_per_s * count),
         one_fewer=before,
         cautious_replicas=cautious,
         error=error,

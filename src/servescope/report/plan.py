@@ -267,9 +267,9 @@ def comparison(found: Comparison) -> str:
                 "KV tokens",
                 "sequences",
                 "TPOT alone",
-                "output tok/s",
+                "full: output tok/s",
                 "",
-                "of a GPU",
+                "a GPU's requests/s, cost",
             ),
             *[
                 (
@@ -281,7 +281,7 @@ def comparison(found: Comparison) -> str:
                     format_seconds(side.alone_tpot_s or 0.0),
                     f"{side.output_tokens_per_s:,.0f} +-{side.error.p90 if side.error else 0:.0%}",
                     f"x {side.ratio:.2f}" if side.ratio else "",
-                    f"{three_digits(side.per_gpu or 0.0)} requests/s"
+                    f"{three_digits(side.per_gpu or 0.0)}/s"
                     + (f", ${side.per_million_tokens:.3g}/1M" if side.per_million_tokens else ""),
                 )
                 if side.fits
