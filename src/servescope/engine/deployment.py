@@ -154,7 +154,8 @@ def deploy(declared: EngineConfig, on: tuple[Gpu, Overheads] | None = None) -> D
     if config.calibration is None:
         front_end = FrontEndCost(overheads.request_s, overheads.token_s)
     token_bytes = model.kv_bytes_per_token(kv_dtype, tp, pp)
-    transfer = Transfer(token_bytes / config.transfer_bytes_per_s, Network().latency_s)
+    adapter = Network.of(config.transfer_bytes_per_s)
+    transfer = Transfer(token_bytes / adapter.bytes_per_s, adapter.latency_s)
     return Deployment(declared, concrete, cost, front_end, transfer)
 
 
