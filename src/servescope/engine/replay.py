@@ -123,6 +123,8 @@ def replay(
 
     outputs = column("output_tokens", output_tokens, ())
     most = column("most_tokens", most_tokens, outputs)
+    if np.any(most < outputs):
+        raise BadInput("most_tokens", "", "want no fewer than output_tokens")
     group = column("groups", groups, np.full(count, -1))
     prefix = column("prefix_tokens", prefix_tokens, np.zeros(count))
     if (arrivals_s is None) == (users is None) or (users is not None and users < 1):
@@ -188,6 +190,8 @@ class _Loop:
         self.fleet = [*fleet, *prefill.engines] if prefill else fleet
         """Those that answer, and those that only compute prompts."""
         self.half_fs = max(1, round(turnaround_s * FS / 2))
+        self.again_fs = 2 * self.half_fs if arrivals_s is None else None
+        """So long after an answer its user's next request comes; None where nobody sends one."""
         self.coming = [self.half_fs] * users
         """Heap of when the next requests come, as far as known; of those who send them in a closed
         loop."""
@@ -200,8 +204,6 @@ class _Loop:
         ~replica), which goes before."""
         self.steps: list[Step | None] = [None] * len(self.fleet)
         self.awake = [False] * len(self.fleet)
-        self.more = True
-        """Whether there are requests that have not come."""
         self.loads = [0] * len(fleet)
         """Requests that each replica has to answer, in its front end and in engines."""
         self.end_s = array("d", [np.nan]) * count
@@ -215,11 +217,12 @@ class _Loop:
             if self.arrivals_s is not None:
                 coming.append(round(next(self.arrivals_s) * FS) + self.half_fs)
             while not coming or (due and due[0][0] < coming[0]):
-                self._turn(*heapq.heappop(due), coming[0] if coming else FOREVER)
+                self._turn(*heapq.heappop(due))
             self._send(work, heapq.heappop(coming))
-        self.more = False
+        self.again_fs = None
+        coming.clear()
         while due:
-            self._turn(*heapq.heappop(due), FOREVER)
+            self._turn(*heapq.heappop(due))
 
     def _send(self, work: Work, now_fs: int) -> None:
         """A request comes to the router."""
@@ -259,36 +262,38 @@ class _Loop:
     def _left(self, out_fs: int, replica: int) -> None:
         """A replica is through with a request, and told its client at that time."""
         self.loads[replica] -= 1
-        if self.arrivals_s is None:
-            heapq.heappush(self.coming, out_fs + 2 * self.half_fs)
+        if self.again_fs is not None:
+            heapq.heappush(self.coming, out_fs + self.again_fs)
 
-    def _turn(self, now_fs: int, replica: int, come_fs: int) -> None:
-        """A step of a replica is over, and its next one begins; or a request comes to its engine.
-
-        At `come_fs` the next request comes to the router, as far as is known.
-        """
+    def _turn(self, now_fs: int, replica: int) -> None:
+        """A request comes to an engine; or a step of a replica is over, and its next ones begin,
+        until something else happens before one is over."""
         if replica < 0:
             self._submit(heapq.heappop(self.inboxes[~replica])[2], now_fs, ~replica)
             return
-        step = self.steps[replica]
-        if step is not None:
-            self._note(step, now_fs, replica)
-        if self.more:
-            if self.arrivals_s is None:  # an answer brings the user's next request
-                if self.coming:
-                    come_fs = min(come_fs, self.coming[0])
-                if self.due:
-                    come_fs = min(come_fs, self.due[0][0] + 2 * self.half_fs)
-            come_fs += self.fronts[replica].half
-        if self.inboxes[replica]:
-            come_fs = min(come_fs, self.inboxes[replica][0][0])
-        if self.prefill is not None and self.due:
-            come_fs = min(come_fs, self.due[0][0] + self.prefill.latency_fs)
-        step = self.steps[replica] = self.fleet[replica].step(FOREVER, come_fs - now_fs)
-        if step is None:
-            self.awake[replica] = False
-        else:
-            heapq.heappush(self.due, (now_fs + step.duration_fs, replica))
+        due, coming, steps, prefill = self.due, self.coming, self.steps, self.prefill
+        engine, inbox, step = self.fleet[replica], self.inboxes[replica], steps[replica]
+        half_fs = self.fronts[replica].half
+        while True:
+            if step is not None:
+                self._note(step, now_fs, replica)
+            sent_fs = coming[0] if coming else FOREVER
+            due_fs = due[0][0] if due else FOREVER
+            come_fs = sent_fs + half_fs
+            if inbox and inbox[0][0] < come_fs:
+                come_fs = inbox[0][0]
+            if self.again_fs is not None and due_fs + self.again_fs + half_fs < come_fs:
+                come_fs = due_fs + self.again_fs + half_fs
+            if prefill is not None and due_fs + prefill.latency_fs < come_fs:
+                come_fs = due_fs + prefill.latency_fs
+            step = steps[replica] = engine.step(FOREVER, come_fs - now_fs)
+            if step is None:
+                self.awake[replica] = False
+                return
+            now_fs += step.duration_fs
+            if now_fs >= sent_fs or now_fs >= due_fs:
+                heapq.heappush(due, (now_fs, replica))
+                return
 
     def _note(self, step: Step, now_fs: int, replica: int) -> None:
         """What came of a step."""
