@@ -76,7 +76,13 @@ class SgLang(Engine):
     def _admit_all(self, batch: Step, left: int) -> None:
         self.full = FOREVER
         size, share = self.block_tokens, self._share_now()
-        room = self.kv.available * size - share * sum(map(self._to_come, self.batch))
+        now = self.decode_steps  # as of `_to_come`, in one go: this is asked at every step
+        to_come = [
+            work.most_tokens - work.made - (now - work.since if work.since >= 0 else 0)
+            for work in self.batch
+        ]
+        promised = sum([min(tokens, MOST_GUESSED) for tokens in to_come])
+        room = self.kv.available * size - share * promised
         for work in self._in_order():
             if left <= 0:
                 return
