@@ -13,6 +13,7 @@ costs a few operations, and so does a whole run of equal decode steps.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import fsum
 from typing import TYPE_CHECKING, NamedTuple
 
 from servescope.catalog import Gpu, Model, Overheads
@@ -218,7 +219,8 @@ class Roofline:
     def _device_s(self, tokens: int, pairs: float, context: float, sampled: int) -> float:
         seconds = self._by_tokens.get(tokens)
         if seconds is None:
-            seconds = sum([part.seconds for part in self._by_token_count(tokens)])
+            # Python 3.12 adds floats up otherwise than 3.11: this is the same everywhere.
+            seconds = fsum(part.seconds for part in self._by_token_count(tokens))
             self._by_tokens[tokens] = seconds
         if pairs:
             seconds += self._pair_s * pairs + self._launches_s
