@@ -1,12 +1,15 @@
 """Names lead to GPUs, models and engines, and what they hold agrees with what is published."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from servescope import catalog
 from servescope.catalog import Model
-from servescope.engine.config import ENGINES
+from servescope.engine.config import ENGINES, EngineConfig, names
+from servescope.engine.policies import policies, policy
+from servescope.engine.scheduler import FOREVER
 from servescope.errors import BadInput
 
 CONTRACT_GPUS = {
@@ -67,9 +70,14 @@ def test_every_gpu_has_sane_figures_and_their_sources(name):
 def test_parameters_counted_from_the_dimensions_are_the_published_ones(name):
     model = catalog.model(name)
     assert model.parameters == pytest.approx(PUBLISHED_PARAMETERS[name], rel=0.005)
-    active = PUBLISHED_ACTIVE.get(name, model.active_parameters)
-    assert model.active_parameters == pytest.approx(active, rel=0.02)
     assert model.source.startswith("https://huggingface.co/")
+
+
+@pytest.mark.parametrize("name", PUBLISHED_ACTIVE)
+def test_a_token_passes_as_many_parameters_as_is_published_of_a_mixture_of_experts(name):
+    model = catalog.model(name)
+    idle = model.moe_layers * (model.experts - model.experts_per_token) * model.expert_parameters
+    assert model.parameters - idle == pytest.approx(PUBLISHED_ACTIVE[name], rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -274,3 +282,36 @@ def test_a_large_all_reduce_goes_over_nvlink_or_over_pcie():
     assert catalog.gpu("a100").bus_bytes_per_s(2) == pytest.approx(199e9, rel=0.01)
     assert catalog.gpu("h100").bus_bytes_per_s(8) == pytest.approx(469e9, rel=0.01)
     assert catalog.gpu("l40s").bus_bytes_per_s(4) == pytest.approx(12.5e9, rel=0.05)
+
+
+LIMITS = ("max_num_seqs", "max_num_batched_tokens")
+
+
+def limits(kind, found):
+    """As the page has them; a limit that follows from other settings is a star."""
+    made = kind(EngineConfig(**found))
+    for name in LIMITS:
+        declared = found.get(name, getattr(kind, name))
+        follows = declared != getattr(made, name)
+        yield "*" if follows else "none" if declared == FOREVER else str(declared)
+
+
+def defaults(name):
+    """An engine's row of the page."""
+    kind = policy(name)
+    also = (other for other in names() if EngineConfig(engine=other).policy == name != other)
+    on = [{}, *(kind.limits_on(catalog.gpu(gpu)) for gpu in ("rtx-4090", "h100"))]
+    return [
+        f"`{name}`",
+        " ".join(f"`{other}`" for other in also),
+        *(", ".join(limits(kind, found)) for found in on),
+        str(kind.block_tokens),
+        "true" if kind.caches_prefixes else "has none",
+        f"{catalog.engine(name).memory_utilization:g}",
+    ]
+
+
+def test_the_page_shows_what_each_engine_takes_where_a_setting_is_left_open():
+    page = (Path(__file__).parents[2] / "docs" / "catalog.md").read_text("utf-8")
+    table = page.partition("| `memory_utilization` |")[2].partition("\n\n")[0].splitlines()[2:]
+    assert table == ["| " + " | ".join(defaults(name)) + " |" for name in policies()]

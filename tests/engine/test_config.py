@@ -61,7 +61,6 @@ def test_an_engine_is_written_as_it_is_read(config):
         ("sim:vllm?step=0", "want step above 0"),
         ("sim:vllm?context=nan", "want context to be a time"),
         ("sim:vllm?kv_tokens=many", "want kv_tokens to be a whole number"),
-        ("sim:vllm?kv_tokens=8&block_tokens=16", "want kv_tokens to hold a block of 16 tokens"),
         ("sim:vllm?gpu=a40&step=5ms", "want no step with a gpu"),
         ("sim:vllm?memory_utilization=1.5", "want memory_utilization in (0, 1], not 1.5"),
         ("sim:vllm?memory_utilization=most", "want memory_utilization to be a number"),

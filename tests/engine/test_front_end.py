@@ -166,7 +166,7 @@ def test_steps_taken_together_change_no_token_and_replaying_agrees(
     due_ns = np.cumsum(rng.exponential(0.02, 40) * 1e9).astype(np.int64)
     offer = Closed(users=9) if closed else Open(due_ns=due_ns)
     config = EngineConfig(
-        step="1ms", kv_tokens=400, max_num_seqs=6, max_num_batched_tokens=50, prefix_cache=False
+        step="1ms", kv_tokens=400, max_num_seqs=6, max_num_batched_tokens=59, prefix_cache=False
     )
     if router == "prefix_aware":  # the ids of a prompt are a group there, which a replay has not
         config, cap = EngineConfig(step="1ms", kv_tokens=400, max_num_seqs=6), cap or 9

@@ -90,8 +90,26 @@ def test_prompts_are_computed_beside_decodes(name):
 
 def test_vllm_of_2023_fills_a_batch_of_prompts_up_to_its_budget():
     target = engine("vllm-0.1", max_num_seqs=9, max_num_batched_tokens=10)
-    burst(target, (4, 1), (5, 1), (3, 1), (12, 1), (1, 1))
-    assert [step.prefill_tokens for step in steps(target)] == [9, 3, 12, 1]
+    burst(target, (4, 1), (5, 1), (3, 1), (10, 1), (1, 1))
+    assert [step.prefill_tokens for step in steps(target)] == [9, 3, 10, 1]
+
+
+def test_vllm_of_2023_refuses_prompts_beyond_its_budget_and_not_answers():
+    target = engine("vllm-0.1", max_num_batched_tokens=10)
+    burst(target, (10, 20))
+    with pytest.raises(ValueError, match=r"11 tokens\) is too long: the limit is 10"):
+        burst(target, (11, 1))
+    steps(target)
+    assert (target.totals.finished, target.totals.generation_tokens) == (1, 20)
+
+
+def test_vllm_of_2023_computes_what_was_preempted_beyond_its_budget_alone():
+    target = engine("vllm-0.1", max_num_batched_tokens=10, kv_tokens=30)
+    works = burst(target, (5, 20), (5, 20))
+    taken = steps(target)
+    assert [work.preemptions for work in works] == [0, 1]
+    assert max(step.prefill_tokens for step in taken) > 10
+    assert target.totals.finished == 2
 
 
 def test_vllm_0_2_pads_prompts_and_limits_the_padding():
@@ -238,6 +256,12 @@ SHAPES = st.tuples(
 LOADS = st.lists(SHAPES, min_size=1, max_size=30)
 
 
+def longer(name, config):
+    """The same with room for every prompt in one step, which vLLM of 2023 insists on."""
+    most = config["max_num_batched_tokens"]
+    return config | {"max_num_batched_tokens": most + 60 * name.startswith("vllm-0")}
+
+
 def arrivals(shapes):
     at_fs = 0
     for number, (gap_ms, prompt, output, more, prefix) in enumerate(shapes):
@@ -281,7 +305,7 @@ def serve(target, shapes, *, together, check=False):
 @settings(deadline=None, max_examples=40)
 @given(CONFIGS, LOADS)
 def test_requests_finish_once_in_time_and_no_block_is_lost(name, config, shapes):
-    target = engine(name, **config)
+    target = engine(name, **longer(name, config))
     first_fs, end_fs = serve(target, shapes, together=False, check=True)
     assert first_fs.keys() == end_fs.keys() == set(range(len(shapes)))
     for at_fs, work in arrivals(shapes):
@@ -299,7 +323,7 @@ def test_requests_finish_once_in_time_and_no_block_is_lost(name, config, shapes)
 @settings(deadline=None, max_examples=60)
 @given(CONFIGS, LOADS)
 def test_steps_taken_together_change_no_time(name, config, shapes):
-    alone, together, again = (engine(name, **config) for _ in range(3))
+    alone, together, again = (engine(name, **longer(name, config)) for _ in range(3))
     expected = serve(alone, shapes, together=False)
     assert serve(together, shapes, together=True) == expected
     assert serve(again, shapes, together=True) == expected

@@ -130,6 +130,7 @@ def test_a_replica_with_far_more_requests_loses_its_prefixes():
         ({"arrivals_s": [1.0, 0.0]}, "arrivals_s"),
         ({"arrivals_s": [1.0]}, "arrivals_s"),
         ({"users": 1, "most_tokens": [1]}, "most_tokens"),
+        ({"users": 1, "most_tokens": [1, 0]}, "most_tokens"),
         ({"users": 1, "router": "round"}, "router"),
     ],
 )
@@ -160,7 +161,7 @@ def test_steps_taken_together_change_no_time_of_a_fleet(
         step="1ms",
         kv_tokens=400,
         max_num_seqs=6,
-        max_num_batched_tokens=50,
+        max_num_batched_tokens=59,
         max_waiting=max_waiting,
     )
     results = [

@@ -1,9 +1,13 @@
 """Predictions agree with what is published as well as docs/accuracy.md says."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from servescope import catalog
+from servescope.engine.config import EngineConfig
+from servescope.plan.error_bars import MEASURED, error_bar
 from servescope.validation import error_bars, errors, orders, vllm_traces
 from servescope.validation.table import between, markdown
 from servescope.validation.tgi_study import theoretical_batch
@@ -24,6 +28,29 @@ def test_error_bars_are_those_that_are_found_now(cells):
     kept = error_bars.path().read_text("utf-8")
     for like, row in error_bars.rows(cells).items():
         assert row in kept or like == "calibrated", "make validate brings them up to date"
+
+
+@pytest.mark.parametrize("gpu", ["v100-32gb", "mi300x", "b200"])
+def test_error_bars_of_an_architecture_that_nobody_measured_are_wider_and_say_why(gpu):
+    measured, other = (
+        error_bar(EngineConfig(model="qwen2-7b", gpu=name), "latency") for name in ("a100", gpu)
+    )
+    assert (other.p50, other.p90) > (measured.p50, measured.p90)
+    assert "measurement of this GPU's architecture" in other.source
+
+
+def test_an_architecture_counts_as_measured_from_five_figures_on(cells):
+    """Those that the host alone decides not counted; two architectures have theirs in traces."""
+    figures = Counter(
+        catalog.gpu(word).architecture
+        for cell in cells
+        for word in ("v100", "a100", "a40", "l40s", "4090", "h100", "h200", "b200", "mi300x")
+        if word in cell.setup.gpu.lower()
+        and cell.predicted is not None
+        and "decode latency" not in cell.metric
+    )
+    enough = {name for name, count in figures.items() if count >= error_bars.FEWEST}
+    assert enough <= set(MEASURED) <= enough | {"geforce", "blackwell-rtx"}
 
 
 def test_the_comparison_of_2023_is_within_3_percent_and_its_distributions_within_2_hundredths(

@@ -52,3 +52,12 @@ def test_error_bars_are_the_wider_of_validation_and_study_and_take_half_for_twic
     assert "throughput = [0.10, 0.25]" in row
     assert "latency = [1.00, 1.00]" in row
     assert "latency = [0.15, 0.35]" in error_bars.rows(near + far[:4])["dense"]
+
+
+def test_error_bars_are_the_widest_of_all_where_an_architecture_was_not_measured():
+    far = [cell(1, 3, like="narrow") for _ in range(5)]
+    rows = error_bars.rows(far)
+    assert "latency = [2.00, 2.00]" in rows["narrow"]
+    assert "latency = [2.00, 2.00]" in rows["unmeasured"]
+    assert "throughput = [0.20, 0.50]" in rows["unmeasured"]
+    assert "latency = [0.15, 0.35]" in rows["dense"]

@@ -35,8 +35,9 @@ class Overheads(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     half of it to take the request in, half to open its answer."""
     token_s: float = 0.0
     """The front end's time for each output token."""
+    memory_utilization: float = 0.9
+    """The share of a GPU's memory that it uses where it is not told another."""
     memory_of: Literal["all", "static", "rest"] = "all"
-    """What the memory that the engine may use is a share of, and for: of all, for all (vLLM); of
-    all, for weights and KV cache (SGLang); of what weights and activations leave, for the KV cache
-    (TensorRT-LLM)."""
+    """What that is a share of, and for: of all, for all (vLLM); of all, for weights and KV cache
+    (SGLang); of what weights and activations leave, for the KV cache (TensorRT-LLM)."""
     source: str = ""

@@ -5,6 +5,11 @@ from __future__ import annotations
 import msgspec
 
 
+def of_three(gpus: int) -> int:
+    """Which of three figures, for 2, 4 and 8 GPUs, is that of so many: 2, 3 to 4, 5 and more."""
+    return min(2, max(0, (gpus - 1).bit_length() - 1))
+
+
 class Efficiency(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Constants of kernels on a GPU or an architecture, as shares of the datasheet's peaks.
 
@@ -46,6 +51,8 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     aliases: tuple[str, ...] = ()
     flops_per_s: dict[str, float]
     """Dense tensor-core peak by `fp16` (and bf16), `fp8`, `int8`."""
+    lacks: tuple[str, ...] = ()
+    """Formats of weights that engines have no kernels for on it."""
     vector_flops_per_s: float
     """Peak of the other cores in fp32: what unpacking weights goes at."""
     memory_gb: int
@@ -62,6 +69,10 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     efficiency: Efficiency
     source: str
 
+    def __hash__(self) -> int:
+        """A table of numbers has none of its own."""
+        return hash(self.name)
+
     def computes_in(self, weights: str) -> str:
         """The format that products with such weights are computed in: `fp16`, `fp8` or `int8`.
 
@@ -75,7 +86,7 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
         An all-reduce of S bytes takes 2 (n - 1) / n S / bandwidth.
         """
-        which = min(2, max(0, (gpus - 1).bit_length() - 1))  # 2, 3..4, 5 and more
+        which = of_three(gpus)
         if self.nvlink_bytes_per_s:
             return self.nvlink_bytes_per_s * self.efficiency.nvlink_share[which]
         return self.pcie_bytes_per_s * self.efficiency.pcie_share[which]

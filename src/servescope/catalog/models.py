@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import msgspec
 
+from servescope.catalog.gpus import Gpu
 from servescope.errors import BadInput
 from servescope.plugins import one_of
 
@@ -51,9 +52,18 @@ def weight_bytes_each(weights: str) -> float:
     return _BITS[weights] / 8
 
 
-def weight_format(asked: str, model: Model) -> str:
-    """The format of a model's weights: its own where `auto` is asked, AWQ and GPTQ are int4."""
-    return model.weights if asked == "auto" else _ALSO_CALLED.get(asked, asked)
+def weight_format(asked: str, model: Model, gpu: Gpu) -> str:
+    """The format of a model's weights on a GPU. Raises BadInput naming `dtype`.
+
+    `auto` is the model's own, but fp16 for bf16 where the GPU lacks that; AWQ and GPTQ are int4.
+    """
+    own = "fp16" if model.weights == "bf16" and "bf16" in gpu.lacks else model.weights
+    found = own if asked == "auto" else _ALSO_CALLED.get(asked, asked)
+    if found in gpu.lacks:
+        others = ", ".join(name for name in _BITS if name not in gpu.lacks)
+        want = f"want one of {others} on {gpu.name}: engines have no kernels for {found} there"
+        raise BadInput("dtype", asked, want)
+    return found
 
 
 def kv_element_bytes(kv_dtype: str) -> int:
@@ -151,12 +161,6 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     def parameters(self) -> int:
         """All weights."""
         return round(self._matrices(1) + self._norms + self._ends)
-
-    @property
-    def active_parameters(self) -> int:
-        """Weights that one token passes: of the experts, those that it is routed to."""
-        idle = self.experts - self.experts_per_token
-        return self.parameters - self.moe_layers * idle * self.expert_parameters
 
     @property
     def moe_layers(self) -> int:

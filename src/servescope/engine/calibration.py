@@ -7,6 +7,7 @@ user sets himself is worth more than what the file says.
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +16,15 @@ import msgspec
 
 from servescope.engine.config import EngineConfig
 from servescope.errors import BadInput
+from servescope.plugins import one_of
 
 if TYPE_CHECKING:
     from servescope.catalog import Gpu, Overheads
 
 SCHEMA = 1
+_UNHEEDED = {"request_s", "token_s", "memory_utilization"}
+"""Of `Overheads`: a calibrated front end is within the turnaround, and the share of memory is a
+setting."""
 
 
 class Residual(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,7 +52,8 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     settings: dict[str, Any]
     """Of `EngineConfig`: the engine, its limits, and without a GPU what its steps cost."""
     constants: dict[str, float] = {}
-    """With a GPU: fields of `Efficiency` and of `Overheads` that stand for the catalogue's."""
+    """With a GPU: fields of `Efficiency` and of `Overheads` that stand for the catalogue's;
+    `decode_attention` is that of `Efficiency`."""
     uncertainty: dict[str, float] = {}
     """Of each fitted constant, the relative standard error; 1 and more: the runs do not tell it."""
     origin: dict[str, Any] = {}
@@ -69,13 +75,16 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             for field in msgspec.structs.fields(config)
             if field.name in self.settings and getattr(config, field.name) == field.default
         }
-        return msgspec.structs.replace(config, **own)
+        try:
+            return msgspec.structs.replace(config, **own)
+        except ValueError as error:  # of __post_init__
+            raise BadInput("calibration", config.calibration, str(error)) from None
 
     def apply(self, gpu: Gpu, overheads: Overheads) -> tuple[Gpu, Overheads]:
         """The GPU and the engine, with the fitted constants."""
         reach = gpu.efficiency
         of_gpu = {k: v for k, v in self.constants.items() if k in reach.__struct_fields__}
-        of_engine = {k: v for k, v in self.constants.items() if k in overheads.__struct_fields__}
+        of_engine = {k: v for k, v in self.constants.items() if k not in of_gpu}
         return (
             msgspec.structs.replace(gpu, efficiency=msgspec.structs.replace(reach, **of_gpu)),
             msgspec.structs.replace(overheads, **of_engine),
@@ -83,7 +92,10 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 def read(path: str) -> Calibration:
-    """The calibration of a file; raises BadInput."""
+    """The calibration of a file; raises BadInput where it has a setting or a constant that nothing
+    here would heed."""
+    from servescope.catalog import Efficiency, Overheads  # noqa: PLC0415 (only with a calibration)
+
     try:
         found = tomllib.loads(Path(path).expanduser().read_text("utf-8"))
         calibration = msgspec.convert(found, Calibration)
@@ -95,6 +107,15 @@ def read(path: str) -> Calibration:
         raise BadInput("calibration", path, want) from None
     if calibration.schema != SCHEMA:
         raise BadInput("calibration", path, f"want schema {SCHEMA}, found {calibration.schema}")
+    fields = (*msgspec.structs.fields(Efficiency), *msgspec.structs.fields(Overheads))
+    numbers = {field.name for field in fields if field.type in (float, float | None)}
+    known = sorted(numbers - _UNHEEDED)
+    for name, value in calibration.constants.items():
+        if name not in known or "gpu" not in calibration.settings:
+            want = one_of(name, known) if "gpu" in calibration.settings else "none without a gpu"
+            raise BadInput("calibration", path, f"want no constant {name}: {want}")
+        if not 0 < value < math.inf:
+            raise BadInput("calibration", path, f"want {name} above 0, not {value}")
     return calibration
 
 

@@ -67,7 +67,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Of the weights: fp16, bf16, fp8, int8, int4 (awq, gptq); auto: as the model is stored."""
     kv_dtype: str = "auto"
     """Of the KV cache: fp16 (auto), bf16, fp8, int8."""
-    memory_utilization: float = 0.9
+    memory_utilization: float | None = None
     """The share of a GPU's memory that the engine may use."""
     calibration: str | None = None
     """A file that `servescope calibrate` wrote: its constants stand for those of the catalogue."""
@@ -116,10 +116,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         for name in ("transfer_bytes_per_s", "network_bytes_per_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"want {name} above 0, not {getattr(self, name)}")
-        if not 0 < self.memory_utilization <= 1:
-            raise ValueError(f"want memory_utilization in (0, 1], not {self.memory_utilization}")
-        if self.kv_tokens is not None and self.kv_tokens < (self.block_tokens or 1):
-            raise ValueError(f"want kv_tokens to hold a block of {self.block_tokens} tokens")
+        share = self.memory_utilization
+        if share is not None and not 0 < share <= 1:
+            raise ValueError(f"want memory_utilization in (0, 1], not {share}")
 
     @property
     def wire(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,7 +18,7 @@ from servescope.errors import BadInput
 from servescope.plugins import one_of
 
 if TYPE_CHECKING:
-    from servescope.catalog import Gpu, Overheads
+    from servescope.catalog import Gpu, Model, Overheads
     from servescope.engine.config import EngineConfig
     from servescope.engine.cost import Cost
     from servescope.engine.scheduler import Engine
@@ -78,15 +79,17 @@ def calibrated(config: EngineConfig) -> EngineConfig:
 
 
 def settle(config: EngineConfig) -> EngineConfig:
-    """The settings with those of its calibration, if it has one, and the model's own format of
-    weights; raises BadInput."""
+    """The settings with those of its calibration, if it has one; with a GPU, the format of weights
+    and the share of memory that follow from model, GPU and engine. Raises BadInput."""
     config = calibrated(config)
     if config.gpu is None:
         return config
     from servescope import catalog  # noqa: PLC0415 (only where a GPU is named)
 
-    dtype = catalog.weight_format(config.dtype, catalog.model(config.model))
-    return msgspec.structs.replace(config, dtype=dtype)
+    model, gpu = catalog.model(config.model), catalog.gpu(config.gpu)
+    share = config.memory_utilization or _overheads(config).memory_utilization
+    dtype = catalog.weight_format(config.dtype, model, gpu)
+    return msgspec.structs.replace(config, dtype=dtype, memory_utilization=share)
 
 
 def hardware(config: EngineConfig) -> tuple[Gpu, Overheads]:
@@ -96,8 +99,18 @@ def hardware(config: EngineConfig) -> tuple[Gpu, Overheads]:
     """
     from servescope import catalog  # noqa: PLC0415 (only where a GPU is named)
 
-    found = catalog.gpu(config.gpu or ""), catalog.engine(config.policy)
+    found = catalog.gpu(config.gpu or ""), _overheads(config)
     return found if config.calibration is None else read(config.calibration).apply(*found)
+
+
+def _overheads(config: EngineConfig) -> Overheads:
+    from servescope import catalog  # noqa: PLC0415 (only where a GPU is named)
+
+    if config.engine == "llamacpp":  # has vLLM's scheduler here, but neither its host nor kernels
+        known = ", ".join(catalog.names()["engines"])
+        want = f"want one of {known} with a gpu: without one, calibrate llama.cpp on your server"
+        raise BadInput("engine", config.engine, want)
+    return catalog.engine(config.policy)
 
 
 def deploy(declared: EngineConfig, on: tuple[Gpu, Overheads] | None = None) -> Deployment:
@@ -111,13 +124,13 @@ def deploy(declared: EngineConfig, on: tuple[Gpu, Overheads] | None = None) -> D
     if config.gpu is None:
         return Deployment(declared, config, LinearCost.of(config))
     from servescope import catalog  # noqa: PLC0415 (only where a GPU is named)
-    from servescope.engine.costs import Network, Roofline, kv_tokens  # noqa: PLC0415
+    from servescope.engine.costs import Network, roofline_of  # noqa: PLC0415
 
     model, (gpu, overheads) = catalog.model(config.model), on or hardware(config)
     limits = {k: v for k, v in kind.limits_on(gpu).items() if getattr(config, k) is None}
     config = msgspec.structs.replace(config, **limits)
     tp, pp, weights, kv_dtype = config.tp, config.pp, config.dtype, config.kv_dtype
-    cost = Roofline(
+    cost = roofline_of(
         model,
         gpu,
         overheads,
@@ -128,26 +141,7 @@ def deploy(declared: EngineConfig, on: tuple[Gpu, Overheads] | None = None) -> D
         nodes=config.nodes,
         network=Network.of(config.network_bytes_per_s),
     )
-    tokens = config.max_num_batched_tokens or _limit(kind.max_num_batched_tokens, TOKENS)
-    sequences = config.max_num_seqs or _limit(kind.max_num_seqs, SEQUENCES)
-    room = config.kv_tokens or kv_tokens(
-        model,
-        gpu.memory_bytes,
-        utilization=config.memory_utilization,
-        memory_of=overheads.memory_of,
-        weights=weights,
-        kv_dtype=kv_dtype,
-        tp=tp,
-        pp=pp,
-        activation_bytes=model.activation_bytes(tokens, sequences, tp),
-    )
-    if room < (config.block_tokens or kind.block_tokens):
-        need, there = model.weight_bytes(weights, tp, pp) / 1e9, gpu.memory_bytes / 1e9
-        want = (
-            f"want more memory for {model.name}: its weights take {need:.1f} GB of each GPU's "
-            f"{there:.1f} GB, and nothing is left for the KV cache"
-        )
-        raise BadInput("gpu", config.gpu, want)
+    room = _room(config, kind, model, gpu, overheads)
     longest = config.max_model_len or model.context_tokens
     concrete = msgspec.structs.replace(config, kv_tokens=room, max_model_len=longest)
     front_end = NO_FRONT_END
@@ -157,6 +151,46 @@ def deploy(declared: EngineConfig, on: tuple[Gpu, Overheads] | None = None) -> D
     adapter = Network.of(config.transfer_bytes_per_s)
     transfer = Transfer(token_bytes / adapter.bytes_per_s, adapter.latency_s)
     return Deployment(declared, concrete, cost, front_end, transfer)
+
+
+def _room(
+    config: EngineConfig, kind: type[Engine], model: Model, gpu: Gpu, overheads: Overheads
+) -> int:
+    """Tokens of the KV cache: those asked for, if there can be so many, or what the engine finds
+    room for. BadInput names `kv_tokens`, or `gpu` where the weights leave none."""
+    from servescope.engine.costs import kv_tokens  # noqa: PLC0415 (only where a GPU is named)
+
+    weights, tp, pp = config.dtype, config.tp, config.pp
+    beside = partial(
+        kv_tokens,
+        model,
+        gpu.memory_bytes,
+        weights=weights,
+        kv_dtype=config.kv_dtype,
+        tp=tp,
+        pp=pp,
+    )
+    tokens = config.max_num_batched_tokens or _limit(kind.max_num_batched_tokens, TOKENS)
+    sequences = config.max_num_seqs or _limit(kind.max_num_seqs, SEQUENCES)
+    room = config.kv_tokens or beside(
+        utilization=config.memory_utilization or overheads.memory_utilization,
+        memory_of=overheads.memory_of,
+        activation_bytes=model.activation_bytes(tokens, sequences, tp),
+    )
+    # What an engine reports may be more than is reckoned here, so what is asked for is held against
+    # all that the driver reports, with nothing but the weights beside it: nobody can have more.
+    most = beside(utilization=1.0)
+    if min(room, most) < (config.block_tokens or kind.block_tokens):
+        need, there = model.weight_bytes(weights, tp, pp) / 1e9, gpu.memory_bytes / 1e9
+        want = (
+            f"want more memory for {model.name}: its weights take {need:.1f} GB of each GPU's "
+            f"{there:.1f} GB, and nothing is left for the KV cache"
+        )
+        raise BadInput("gpu", config.gpu or "", want)
+    if room > most:
+        want = f"want at most {most}, all that fit beside {model.name}'s weights on {gpu.name}"
+        raise BadInput("kv_tokens", str(room), f"{want} with tp={tp}" + f", pp={pp}" * (pp > 1))
+    return room
 
 
 def _limit(of_policy: int, otherwise: int) -> int:

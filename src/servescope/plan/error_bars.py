@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from servescope.engine.config import EngineConfig
 
 
+MEASURED = ("ampere", "ada", "hopper", "geforce", "blackwell-rtx")
+"""Architectures of GPUs with at least five published figures of their own. V100 has three, beside
+those that are bound by the host; MI300X and B200 have none."""
+UNMEASURED = "unmeasured"
+"""The class of all others."""
+
+
 class ErrorBar(msgspec.Struct, frozen=True, kw_only=True):
     """The absolute relative error of predictions like this one."""
 
@@ -56,6 +63,8 @@ def _like(config: EngineConfig) -> str:
 
 def nearest(model: Model, gpu: Gpu, *, tp: int, pp: int, weights: str) -> str:
     """The class of a deployment that nothing was fitted to."""
+    if gpu.architecture not in MEASURED:
+        return UNMEASURED
     if model.experts:
         return "moe"
     if weights not in ("fp16", "bf16"):

@@ -38,7 +38,6 @@ def deployment(engine: str, weights: str, max_num_batched_tokens: int | None) ->
         model="qwen3-14b",
         gpu="a100-sxm-80gb",
         dtype=weights,
-        memory_utilization=0.88 if engine == "sglang" else 0.9,
         max_num_batched_tokens=max_num_batched_tokens,
         max_model_len=40_960,
     )

@@ -36,7 +36,6 @@ def capacity(gpu: str, tp: int, task: str) -> float:
         dtype="int4" if tp > 1 else "fp16",
         gpu=gpu,
         tp=tp,
-        memory_utilization=0.88,
     )
     # SGLang 0.3 scheduled between steps; 0.4 was the first to do so during them, for 1.1 times the
     # throughput (https://lmsys.org/blog/2024-12-04-sglang-v0-4/).

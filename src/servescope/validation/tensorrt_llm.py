@@ -79,6 +79,6 @@ def _figure(source: str, model: str, gpu: str, tp: int, lengths: list[str]) -> f
         return output_rate(serve(deployment(model, gpu, tp), [prompt] * count, [output] * count))
     # A static batch: there was room for it, and all its prompts were computed together.
     batch = int(lengths[0].removeprefix("b"))
-    room = batch * (prompt + output + 64)
+    room = batch * (prompt + output + 32)  # whole blocks
     made = deployment(model, gpu, tp, kv_tokens=room, max_num_batched_tokens=batch * prompt)
     return output_rate(serve(made, [prompt] * batch, [output] * batch)) / tp

@@ -3,7 +3,9 @@
 While requests wait that fit, a step computes whole prompts and nobody decodes; otherwise everybody
 does. A request is admitted when there are blocks for all its tokens so far and a hundredth of all
 is left over. Where decodes lack blocks, the youngest give all theirs back and are recomputed
-(requests of one sequence are never swapped out).
+(requests of one sequence are never swapped out). A prompt beyond a step's tokens is refused: v0.1.4
+ends it without a token. It does so too where a preempted request has become longer than that; here
+such a one is computed alone.
 
 Sources: vllm-project/vllm v0.1.4 and v0.2.6, vllm/core/scheduler.py and block_manager.py (watermark
 0.01), vllm/engine/arg_utils.py (the limits); padding came with pull request 1381, in v0.2.2.
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING
 from servescope.engine.scheduler import Engine
 
 if TYPE_CHECKING:
-    from servescope.engine import Step
+    from servescope.engine import Step, Work
     from servescope.engine.config import EngineConfig
     from servescope.engine.cost import Cost
 
@@ -27,13 +29,21 @@ MAX_PADDING_TOKENS = 256
 
 
 class Vllm01(Engine):
-    """v0.1.4: prompts stand one after the other in a batch of at most 2560 tokens."""
+    """v0.1.4: prompts stand one after the other in a batch of at most 2560 tokens, whatever the
+    model's context."""
 
     name = "vllm-0.1"
     max_num_batched_tokens = 2560
     caches_prefixes = False
     pads = False
     """Whether prompts are padded to the longest of their batch."""
+
+    def check(self, work: Work) -> None:
+        """As of any engine, and no prompt may have more tokens than a step."""
+        super().check(work)
+        prompt, limit = work.prompt_tokens, self.max_num_batched_tokens
+        if prompt > limit:
+            raise ValueError(f"Input prompt ({prompt} tokens) is too long: the limit is {limit}")
 
     def plan(self, batch: Step) -> bool:
         """Compute prompts if any may be admitted, or else decode."""
@@ -43,7 +53,7 @@ class Vllm01(Engine):
             tokens = batch.prefill_tokens + work.total
             padded = max(longest, work.total) * (len(batch.prompts) + 1) if self.pads else tokens
             over = padded > self.max_num_batched_tokens or padded - tokens > MAX_PADDING_TOKENS
-            if over and batch.prompts:  # a prompt beyond the budget goes alone
+            if over and batch.prompts:  # what was preempted beyond the budget goes alone
                 break
             spare_blocks = int(WATERMARK * self.kv.capacity) if self.batch else 0
             if not self.admit(work, spare_blocks):
