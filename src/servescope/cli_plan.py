@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from servescope.errors import BadInput
 
@@ -67,7 +68,7 @@ _SETTINGS = ("model", "gpu", "dtype", "kv_dtype", "memory_utilization", "calibra
     "compared",
     multiple=True,
     metavar="SETTING=A,B",
-    help="Lay values of a setting side by side: gpu=a100-sxm-80gb,l40s or engine=... or tp=1,2.",
+    help="Lay values of a setting side by side instead: gpu=a100-sxm-80gb,l40s, engine=..., ...",
 )
 @click.option(
     "--validate", is_flag=True, help="Predictions beside published measurements: how far off?"
@@ -91,6 +92,8 @@ def plan(
     from servescope.plan.answers import answer, compare  # noqa: PLC0415 (--help need not wait)
     from servescope.report import plan as text  # noqa: PLC0415
 
+    for only, name in (("--list", "listed"), ("--validate", "validate")):
+        _alone(only, name)
     if listed:
         _list(as_json=as_json)
         return
@@ -156,6 +159,16 @@ def calibrate(runs: tuple[str, ...], output: str, *, as_json: bool, **options: A
         return
     click.echo(text.calibration(found))
     click.echo(f"\nwritten to {output}: sim:{config.engine}?calibration={output}")
+
+
+def _alone(only: str, name: str) -> None:
+    """Refuse options that would be ignored beside one that is for itself."""
+    context = click.get_current_context()
+    for one in context.command.params:
+        ignored = one.name not in (name, "as_json") and context.params[name]
+        if ignored and context.get_parameter_source(one.name or "") is ParameterSource.COMMANDLINE:
+            want = f"want it without {only}, which heeds no other option but --json"
+            raise BadInput(one.opts[0], context.params[one.name or ""], want)
 
 
 def _question(*, compared: tuple[str, ...], **options: Any) -> Question:  # noqa: ANN401

@@ -56,7 +56,8 @@ def test_what_is_compared_need_not_be_named_twice(command):
 def test_a_model_that_does_not_fit_is_an_answer_and_no_error(command):
     status, out, _ = command("plan", "--model", "llama-3.1-405b", "--gpu", "l4", "--tp", "1,2")
     assert status == 0
-    assert "No: its weights take" in out
+    assert "No: with tp=2 its weights take" in out
+    assert "It would fit" in out
 
 
 def test_list_prints_all_names_and_settings(command):
@@ -88,6 +89,8 @@ def test_list_prints_all_names_and_settings(command):
         ([*BASE, "--rate", "3", "--users", "4"], "either"),
         ([*BASE, "--memory-utilization", "1.5"], "(0, 1]"),
         ([*BASE, "--calibration", "none.toml"], "cannot be read"),
+        (["plan", "--validate", "--rate", "20"], "without --validate"),
+        (["plan", "--list", "--gpu", "l4"], "without --list"),
         ([*BASE, "--compare", "gpu"], "SETTING=a,b"),
         ([*BASE, "--compare", "gpu=a800-sxm-80gb,b"], "want one of"),
         (["calibrate", "nowhere", "-o", "x.toml"], "want a run's directory"),
@@ -122,6 +125,12 @@ def test_a_server_is_calibrated_and_planned_with(command, tmp_path):
     status, _, err = command(*words, "--tp", "2")
     assert status == 2
     assert "its constants do not transfer to other sizes" in err
+    for setting in ("model=llama-2-7b,llama-2-13b", "gpu=l4,h100-sxm-80gb", "tp=1,2"):
+        status, out, err = command(*words, "--compare", setting)
+        assert status == 2, out
+        assert f"a calibration is of one {setting.partition('=')[0]}" in err
+    status, out, err = command(*words, "--compare", "max_num_seqs=4,8")
+    assert status == 0, err
 
 
 def test_each_model_of_a_comparison_keeps_its_own_format_of_weights(command):

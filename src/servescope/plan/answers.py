@@ -13,11 +13,11 @@ from servescope.errors import BadInput
 from servescope.plan.cost import Cost, cost
 from servescope.plan.error_bars import ErrorBar, error_bar
 from servescope.plan.fleet import Fleet, Traffic, fleet
-from servescope.plan.memory import Memory
+from servescope.plan.memory import SIZES, Memory
 from servescope.plan.rate import Rate, highest_rate
 from servescope.plan.shares import Shares, shares
 from servescope.plan.size import Choice, Size, choose, size
-from servescope.plan.workload import unit
+from servescope.plan.workload import too_long
 from servescope.plugins import one_of
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from servescope.plan.workload import Workload
 
 UTILIZATIONS = (0.2, 0.4, 0.9)
-SIZES = (1, 2, 4, 8)
+_FITTED = ("engine", "model", "gpu", "tp", "pp", "nodes", "dtype", "kv_dtype")
+"""Settings that a calibration's constants do not transfer over."""
 _DRAWN = 2000
 """Requests whose lengths are looked at."""
 
@@ -79,16 +80,17 @@ class Answers(msgspec.Struct, frozen=True, kw_only=True):
     """The share of the requests that are longer than what it can ever serve; the answers are for
     the others."""
     longest: int | None = None
-    """Tokens of the longest prompt and answer together that it serves."""
+    """Tokens of the longest prompt and answer together that it serves; some engines limit prompts,
+    too."""
     latency_error: ErrorBar | None = None
     replicas: int = 1
     prefill_replicas: int = 0
-    """Of a group, which stands for one replica in all questions where some only compute prompts."""
+    """Of a group, which stands for one replica in all questions where several are declared."""
 
     @property
     def unit(self) -> str:
         """What is meant where one is asked about, and what fleets have more of."""
-        return "group" if self.prefill_replicas else "replica"
+        return "group" if self.replicas + self.prefill_replicas > 1 else "replica"
 
 
 def answer(question: Question) -> Answers:
@@ -97,7 +99,7 @@ def answer(question: Question) -> Answers:
     sizes = sizes_of(question)
     choice = choose(config, sizes, workload, bounds, question.context_tokens)
     about: dict[str, Any] = {
-        "replicas": unit(config).replicas,
+        "replicas": config.replicas,
         "prefill_replicas": config.prefill_replicas,
         "input_tokens": str(workload.inputs),
         "output_tokens": str(workload.outputs),
@@ -111,20 +113,16 @@ def answer(question: Question) -> Answers:
         return Answers(target=str(config), **about)
     config = msgspec.structs.replace(config, tp=choice.tp)
     chosen = next(one for one in choice.sizes if one.tp == choice.tp)
-    known = chosen.rate if config == unit(config) else None
-    rate = highest_rate(config, workload, bounds, known=known) if bounds else None
-    traffic = question.traffic
-    hopeless = rate is not None and not rate.requests_per_s
-    needed = fleet(config, workload, traffic, bounds) if traffic and not hopeless else None
-    users = None
+    rate = highest_rate(config, workload, bounds, known=chosen.rate) if bounds else None
+    needed = _needed(question, config, chosen)
+    traffic, users = question.traffic, None
     if traffic and needed and traffic.users:
         users = -(-traffic.users // needed.replicas)
-    longest = deploy(config).longest
-    prompts, outputs = workload.draw(_DRAWN)
+    deployment = deploy(config)
     return Answers(
         target=str(config),
-        refused=float((prompts + outputs > longest).mean()),
-        longest=longest,
+        refused=float(too_long(deployment, *workload.draw(_DRAWN)).mean()),
+        longest=deployment.longest,
         rate=rate,
         fleet=needed,
         costs=_costs(question, config, chosen, rate, needed),
@@ -132,6 +130,20 @@ def answer(question: Question) -> Answers:
         shares=shares(config, workload, users),
         latency_error=error_bar(config, "latency"),
         **about,
+    )
+
+
+def _needed(question: Question, config: EngineConfig, chosen: Size) -> Fleet | None:
+    """None without traffic, or where none is enough."""
+    if question.traffic is None or (chosen.rate is not None and not chosen.rate.requests_per_s):
+        return None
+    return fleet(
+        config,
+        question.workload,
+        question.traffic,
+        question.bounds,
+        full_per_s=chosen.requests_per_s,
+        each_per_s=chosen.rate.requests_per_s if chosen.rate else None,
     )
 
 
@@ -167,14 +179,13 @@ def _costs(
         if settle(config).gpu is None:
             return []
         price = hardware(settle(config))[0].price_per_hour
-    error, one = error_bar(config, "throughput"), unit(config)
-    name = "group" if one.prefill_replicas else "replica"
+    error = error_bar(config, "throughput")
+    name = "group" if config.replicas + config.prefill_replicas > 1 else "replica"
     tokens = (full.input_tokens_per_s, full.output_tokens_per_s)
-    found = [cost(price, one.gpus, *tokens, at=f"one {name}, always full", error=error)]
+    found = [cost(price, config.gpus, *tokens, at=f"one {name}, always full", error=error)]
     if rate is not None and rate.requests_per_s:
         served = (each * rate.requests_per_s / full.requests_per_s for each in tokens)
-        whose = f"one {name}" if config == one else f"{config.replicas} replicas"
-        at = f"{whose}, as much as the SLO allows"
+        at = f"one {name}, as much as the SLO allows"
         found.append(cost(price, config.gpus, *served, at=at, error=error))
     if needed is not None:
         both = (needed.input_tokens_per_s, needed.output_tokens_per_s)
@@ -185,6 +196,7 @@ def _costs(
 
 def _utilizations(question: Question, config: EngineConfig, chosen: Size) -> list[Setting]:
     own = settle(config).memory_utilization
+    assert own is not None  # noqa: S101 (it has a GPU)
 
     def at(share: float) -> Size:
         if share == own:
@@ -216,17 +228,22 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
     fits: bool
     tp: int | None
     gpus: int | None = None
-    """Of one replica, or of the group where some only compute prompts."""
+    """Of one replica, or of the group that is declared."""
     output_tokens_per_s: float | None = None
     """Of all those, when full."""
     ratio: float | None = None
     """Of that to the first side's."""
     per_gpu: float | None = None
-    """Requests per second of one GPU: within the SLO if there is one."""
+    """Requests per second of one GPU: within the SLO if there is one, or else when full."""
     alone_tpot_s: float | None = None
     kv_tokens: int | None = None
+    """Of one replica."""
     sequences: int | None = None
+    """Of `context_tokens` each: as many as its KV cache holds, or as it has at most."""
     per_million_tokens: float | None = None
+    """Dollars for tokens in and out, at `per_gpu`."""
+    fleet: Fleet | None = None
+    """For the traffic, if there is any; None where no number is enough."""
     error: ErrorBar | None = None
 
 
@@ -234,6 +251,9 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """Sides that differ in one setting."""
 
     setting: str
+    context_tokens: int
+    slo: list[str]
+    traffic: Traffic | None
     sides: list[Side]
 
 
@@ -243,10 +263,19 @@ def compare(question: Question, field: str, text: str) -> Comparison:
     known = ["engine", *(name for name in EngineConfig.__struct_fields__ if name != "engine")]
     if key not in known or not equals or not all(values.split(",")):
         raise BadInput(field, text, f"want SETTING=a,b with SETTING {one_of(key, known)}")
+    if question.config.calibration is not None and key in _FITTED:
+        want = f"want another setting: a calibration is of one {key}"
+        raise BadInput(field, text, want)
     sides: list[Side] = []
     for value in values.split(","):
         sides.append(_side(question, field, key, value, sides[0] if sides else None))
-    return Comparison(setting=key, sides=sides)
+    return Comparison(
+        setting=key,
+        context_tokens=question.context_tokens,
+        slo=[bound.text for bound in question.bounds],
+        traffic=question.traffic,
+        sides=sides,
+    )
 
 
 def _side(question: Question, field: str, key: str, value: str, first: Side | None) -> Side:
@@ -286,7 +315,8 @@ def _side(question: Question, field: str, key: str, value: str, first: Side | No
         per_gpu=found.per_gpu,
         alone_tpot_s=found.alone_tpot_s,
         kv_tokens=found.memory.kv_tokens,
-        sequences=found.memory.sequences,
+        sequences=min(found.memory.sequences, found.memory.max_num_seqs),
+        fleet=_needed(question, msgspec.structs.replace(config, tp=choice.tp), found),
         per_million_tokens=per_hour / (tokens_per_s * 3600e-6) if per_hour * busy else None,
         error=found.error,
         **about,

@@ -1,4 +1,4 @@
-"""How many replicas (or groups of them, as `workload.unit` has it) a given traffic needs."""
+"""How many replicas a given traffic needs, or groups of them where several are declared."""
 
 from __future__ import annotations
 
@@ -13,11 +13,8 @@ from servescope.plan.error_bars import ErrorBar, error_bar
 from servescope.plan.rate import Point, point
 from servescope.plan.workload import (
     Served,
-    at_rate,
-    requests_for,
+    for_long,
     saturated,
-    statistic,
-    unit,
     with_users,
 )
 
@@ -50,7 +47,7 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
 
     traffic: Traffic
     replicas: int
-    """Or groups, as `workload.unit` has it."""
+    """Or groups, where several are declared."""
     gpus: int
     found: Point
     """What they come to."""
@@ -67,24 +64,35 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def fleet(
-    config: EngineConfig, workload: Workload, traffic: Traffic, bounds: Sequence[Bound]
+    config: EngineConfig,
+    workload: Workload,
+    traffic: Traffic,
+    bounds: Sequence[Bound],
+    *,
+    full_per_s: float | None = None,
+    each_per_s: float | None = None,
 ) -> Fleet:
-    """Search for the fewest replicas, in simulation. Raises BadInput where none are enough."""
-    search = _Search(config, workload, traffic, bounds)
-    count = search.fewest()
+    """Search for the fewest replicas, in simulation. Raises BadInput where none are enough.
+
+    What one answers, when full and within the SLO, is given where it has been asked for.
+    """
+    full_per_s = full_per_s or saturated(config, workload).requests_per_s
+    each_per_s = each_per_s or full_per_s
+    search = _Search(config, workload, traffic, bounds, full_per_s)
+    count = search.fewest(each_per_s)
     error = error_bar(config, "throughput")
     cautious = None
     if traffic.rate is not None:
         more = Traffic(rate=traffic.rate * (1 + error.p90))
-        cautious = _Search(config, workload, more, bounds).fewest()
+        cautious = _Search(config, workload, more, bounds, full_per_s).fewest(each_per_s)
     served = search.serve(count)
     before = point(search.serve(count - 1), traffic.rate, bounds) if count > 1 else None
     return Fleet(
         traffic=traffic,
         replicas=count,
-        gpus=count * unit(config).gpus,
+        gpus=count * config.gpus,
         found=point(served, traffic.rate, bounds),
-        load=(traffic.rate or served.requests_per_s) / (search.full_per_s * count),
+        load=(traffic.rate or served.requests_per_s) / (full_per_s * count),
         one_fewer=before,
         cautious_replicas=cautious,
         error=error,
@@ -100,35 +108,37 @@ class _Search:
         workload: Workload,
         traffic: Traffic,
         bounds: Sequence[Bound],
+        full_per_s: float,
     ) -> None:
-        self._config = unit(config)
+        self._config, self._full_per_s = config, full_per_s
         self._workload, self._traffic, self._bounds = workload, traffic, bounds
-        full = saturated(deploy(self._config), workload)
-        self.full_per_s = full.requests_per_s
-        self._stay_s = statistic(full.e2e_s, "mean")
         self._served: dict[int, Served] = {}
 
-    def fewest(self) -> int:
-        """Doubled until they are enough, then bisected."""
-        least = 1
-        if self._traffic.rate is not None:
-            least = max(1, math.ceil(self._traffic.rate / self.full_per_s))
-        low, high = least - 1, least
+    def fewest(self, each_per_s: float) -> int:
+        """From as many as `each_per_s` would need in growing steps up or down, then bisected."""
+        rate = self._traffic.rate or 0.0
+        low = max(1, math.ceil(rate / self._full_per_s)) - 1
+        high, step = max(low + 1, math.ceil(rate / each_per_s)), 1
         while not self._enough(high):
-            low, high = high, 2 * high
+            low, high, step = high, high + step, 2 * step
             if high > MOST_REPLICAS:
                 want = f"want a looser SLO or less traffic: {low} replicas are not enough"
                 raise BadInput("--rate", self._traffic, want)
         while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if self._enough(middle) else (middle, high)
+            middle = max(high - step, (low + high) // 2)
+            if self._enough(middle):
+                high, step = middle, 2 * step
+            else:
+                low = middle
         return high
 
     def _enough(self, replicas: int) -> bool:
         if self._bounds:
             return self.serve(replicas).missed(self._bounds) is None
         rate = self._traffic.rate or self.serve(replicas).requests_per_s
-        return rate <= _HEADROOM * self.full_per_s * replicas
+        if rate > _HEADROOM * self._full_per_s * replicas:
+            return False
+        return self._config.max_waiting is None or not self.serve(replicas).refused
 
     def serve(self, replicas: int) -> Served:
         """What so many come to."""
@@ -146,9 +156,8 @@ class _Search:
             rate, users = self._traffic.rate, self._traffic.users
             deployment = deploy(config)
             if rate is not None:
-                in_flight = min(rate, self.full_per_s * replicas) * self._stay_s
-                requests = requests_for(in_flight)
-                found = at_rate(deployment, self._workload, rate, requests)
+                full_per_s = self._full_per_s * replicas
+                found = for_long(deployment, self._workload, rate, full_per_s)
             else:
                 found = with_users(deployment, self._workload, users or 1)
             self._served[replicas] = found

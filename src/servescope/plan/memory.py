@@ -13,7 +13,14 @@ from servescope.errors import BadInput
 from servescope.plan.error_bars import ErrorBar, error_bar
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from servescope.engine.config import EngineConfig
+
+
+SIZES = (1, 2, 4, 8)
+"""Tensor-parallel sizes that are tried."""
+_NARROWER = ("fp8", "int8", "int4")
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,3 +95,33 @@ def memory(config: EngineConfig, context_tokens: int) -> Memory:
         error=error_bar(config, "kv_tokens"),
         **about,
     )
+
+
+def would_fit(config: EngineConfig, tried: Sequence[int]) -> str:
+    """For a model that does not fit: a larger tensor-parallel size, weights of fewer bits, the GPU
+    with the smallest size (of those, the cheapest) on which it does."""
+    heads = catalog.model(config.model).heads
+    sizes = sorted({*tried, *(size for size in SIZES if not heads % size)})
+
+    def least(**changed: Any) -> int | None:  # noqa: ANN401 (of any setting)
+        other = msgspec.structs.replace(config, **changed)
+        each = (size for size in sizes if _fits(msgspec.structs.replace(other, tp=size)))
+        return next(each, None)
+
+    found = [f"with tp={size}" for size in [least()] if size]
+    formats = ((name, least(dtype=name)) for name in _NARROWER)
+    found += [f"in {name} with tp={size}" for name, size in formats if size][:1]
+    gpus = [catalog.gpu(name) for name in catalog.names()["gpus"]]
+    on = [(size, gpu.price_per_hour, gpu.name) for gpu in gpus if (size := least(gpu=gpu.name))]
+    found += [f"on {name} with tp={size}" for size, _, name in sorted(on)[:1]]
+    if not found:
+        return f"Nor would it with fewer bits or on another GPU, up to tp={sizes[-1]}."
+    return f"It would fit {', or '.join(found)}."
+
+
+def _fits(config: EngineConfig) -> bool:
+    try:
+        deploy(config)
+    except BadInput:
+        return False
+    return True

@@ -1,6 +1,7 @@
 """The highest rate of requests that a deployment serves within an SLO, searched in simulation.
 
-The load is a Poisson process. Rates are tried on one grid, upwards in coarse steps until the SLO is
+The load is a Poisson process; what is refused because the queue is full misses every bound, and is
+not counted in the answer. Rates are tried on one grid, upwards in coarse steps until the SLO is
 missed and then by bisection between the last two, always with the same requests. So a rate counts
 only if all coarse ones below it met the SLO (where a scheduler does better with more load, the
 search does not trust it), and a looser SLO is never found to allow less. How much of the answer is
@@ -9,6 +10,7 @@ chance is told by other draws of the requests, each searched near the first one'
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,8 +19,7 @@ from servescope.engine.deployment import deploy
 from servescope.plan.error_bars import ErrorBar, error_bar
 from servescope.plan.workload import (
     Served,
-    at_rate,
-    requests_for,
+    for_long,
     saturated,
     statistic,
     with_users,
@@ -36,8 +37,12 @@ _STEPS = 1024
 _COARSE = (32, 128, 256, 448, 640, 832, 928, 1024)
 _FINE = 128
 """Bisection goes on to this part of the rate."""
+_APART = 32
+"""Other draws of the requests are searched from the first one's answer in steps of this part."""
 SEEDS = 3
 """Independent draws of the requests that the noise is estimated from."""
+FIGURES = ("ttft p50", "ttft p99", "tpot p50", "tpot p95", "e2e p50", "e2e p99")
+"""What is told of every rate."""
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,13 +50,12 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
 
     requests_per_s: float
     """Offered, or with users answered."""
-    ttft_p50_s: float
-    ttft_p99_s: float
-    tpot_p50_s: float
-    tpot_p95_s: float
-    e2e_p50_s: float
-    e2e_p99_s: float
+    times_s: dict[str, float | None]
+    """By figure, such as 'ttft p99': those of `FIGURES`, and those that the SLO bounds. None: of a
+    request that was refused."""
     output_tokens_per_s: float
+    refused: float = 0.0
+    """The share of the requests that found the queue full."""
     missed: str | None = None
     """The first bound of the SLO that is not met."""
 
@@ -60,7 +64,7 @@ class Rate(msgspec.Struct, frozen=True, kw_only=True):
     """The highest rate of all replicas together."""
 
     requests_per_s: float
-    """0: not even one request at a time is served within the SLO."""
+    """Answered, at that rate; 0: not even one request at a time is served within the SLO."""
     saturation_per_s: float
     """What is answered when there is always someone waiting."""
     noise: float
@@ -80,12 +84,16 @@ def highest_rate(
     seeds: int = SEEDS,
     *,
     known: Rate | None = None,
+    full_per_s: float | None = None,
 ) -> Rate:
-    """Search for it; `known` is the answer of `seeds=1`, where that has been asked for.
+    """Search for it.
+
+    Where they have been asked for, `known` is the answer of `seeds=1`, and `full_per_s` what is
+    answered when there is always someone waiting.
 
     Raises BadInput where it does not fit, or a bound is on no figure here.
     """
-    found = known or _Search(config, workload, bounds).highest()
+    found = known or _Search(config, workload, bounds, full_per_s).highest()
     rate = found.requests_per_s
     if not rate:
         return found
@@ -100,27 +108,38 @@ def point(served: Served, rate: float | None, bounds: Sequence[Bound]) -> Point:
     missed = served.missed(bounds)
     return Point(
         requests_per_s=served.requests_per_s if rate is None else rate,
-        ttft_p50_s=statistic(served.ttft_s, "p50"),
-        ttft_p99_s=statistic(served.ttft_s, "p99"),
-        tpot_p50_s=statistic(served.tpot_s, "p50"),
-        tpot_p95_s=statistic(served.tpot_s, "p95"),
-        e2e_p50_s=statistic(served.e2e_s, "p50"),
-        e2e_p99_s=statistic(served.e2e_s, "p99"),
+        times_s=_times(served, bounds),
         output_tokens_per_s=served.output_tokens_per_s,
+        refused=served.refused,
         missed=missed.text if missed else None,
     )
+
+
+def _times(served: Served, bounds: Sequence[Bound]) -> dict[str, float | None]:
+    values = {name: getattr(served, f"{name}_s") for name in ("ttft", "tpot", "e2e")}
+    each = (name.split() for name in FIGURES)
+    found = {f"{metric} {which}": statistic(values[metric], which) for metric, which in each}
+    bounded = {f"{one.metric} {one.statistic or 'max'}": served.value_s(one) for one in bounds}
+    both = found | bounded
+    metrics = list(dict.fromkeys(name.split()[0] for name in both))
+    names = sorted(both, key=lambda name: metrics.index(name.split()[0]))
+    return {name: both[name] if math.isfinite(both[name]) else None for name in names}
 
 
 class _Search:
     """On one draw of the requests."""
 
-    def __init__(self, config: EngineConfig, workload: Workload, bounds: Sequence[Bound]) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        workload: Workload,
+        bounds: Sequence[Bound],
+        full_per_s: float | None = None,
+    ) -> None:
         self._config, self._workload, self._bounds = config, workload, bounds
         self._deployment = deploy(config)
-        full = saturated(self._deployment, workload)
-        self._saturation_per_s = full.requests_per_s
-        self._unit = full.requests_per_s / _STEPS
-        self._stay_s = statistic(full.e2e_s, "mean")
+        self._saturation_per_s = full_per_s or saturated(config, workload).requests_per_s
+        self._unit = self._saturation_per_s / _STEPS
         self._served: dict[int, Served] = {}
 
     def highest(self) -> Rate:
@@ -132,7 +151,7 @@ class _Search:
                 break
             low = k
         coarse = list(self._served)
-        low, high = self._bisect(low, high)
+        low, high = self._bisect(low, high, _FINE)
         missed = self._missed(high) if high <= _STEPS else None
         return Rate(
             requests_per_s=self._rate(low),
@@ -146,21 +165,22 @@ class _Search:
     def near(self, rate: float) -> float:
         """The highest rate, looked for in growing steps up or down from another draw's."""
         k = min(max(1, round(rate / self._unit)), _STEPS)
-        step, up = max(1, k // _FINE), self._meets(k)
+        step, up = max(1, k // _APART), self._meets(k)
         while self._meets(following := k + step if up else k - step) is up:
             k, step = following, 2 * step
-        return self._rate(self._bisect(*sorted((max(0, k), max(0, following))))[0])
+        low, high = sorted((max(0, k), max(0, following)))
+        return self._rate(self._bisect(low, high, _FINE // 2)[0])
 
-    def _bisect(self, low: int, high: int) -> tuple[int, int]:
-        while high - low > max(1, low // _FINE):
+    def _bisect(self, low: int, high: int, part: int) -> tuple[int, int]:
+        while high - low > max(1, low // part):
             middle = (low + high) // 2
             low, high = (middle, high) if self._meets(middle) else (low, middle)
         return low, high
 
     def _rate(self, low: int) -> float:
-        """If it is below the grid, a request alone may still meet the SLO."""
+        """Answered; if it is below the grid, a request alone may still meet the SLO."""
         if low:
-            return low * self._unit
+            return low * self._unit * (1 - self._served[low].refused)
         alone = with_users(self._deployment, self._workload, 1)
         return 0.0 if alone.missed(self._bounds) else self._unit / 2
 
@@ -169,8 +189,6 @@ class _Search:
 
     def _missed(self, k: int) -> Bound | None:
         if k not in self._served:
-            rate = k * self._unit
-            # No more are in flight than if each stayed as long as at saturation.
-            requests = requests_for(rate * self._stay_s)
-            self._served[k] = at_rate(self._deployment, self._workload, rate, requests)
+            full_per_s = _STEPS * self._unit
+            self._served[k] = for_long(self._deployment, self._workload, k * self._unit, full_per_s)
         return self._served[k].missed(self._bounds)

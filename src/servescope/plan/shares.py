@@ -12,13 +12,14 @@ import math
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
+import numpy as np
 
 from servescope.engine import FS
 from servescope.engine.cost import LinearCost
 from servescope.engine.costs import Roofline
 from servescope.engine.deployment import deploy, hardware, settle
 from servescope.plan.error_bars import ErrorBar, error_bar
-from servescope.plan.workload import front_end_busy, to_fill, unit, with_users
+from servescope.plan.workload import front_end_busy, tapers, to_fill, with_users
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,19 +29,23 @@ if TYPE_CHECKING:
     from servescope.engine.config import EngineConfig
     from servescope.engine.cost import Cost
     from servescope.engine.scheduler import Engine
-    from servescope.plan.workload import Workload
+    from servescope.plan.workload import Floats, Served, Workload
 
     On = tuple[Gpu, Overheads]
 
 BETTER = 1.1
 """How much better a constant is made."""
+_LEAST_NOISE = 0.05
+"""Of an elasticity: other draws of the requests differ by no more, even where both halves agree
+better (standard deviations of eight draws in eight deployments, but for one of 0.06, where the
+halves say 0.10, and one of 0.27, whose users come in waves for good, where they say 0.13)."""
 _FULL = 0.95
 """Of the KV blocks held: then the KV cache is what keeps others waiting."""
 _LINEAR = ("step", "prefill", "sequence", "context")
 
 
 class Shares(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one replica, or the declared group, with so many users."""
+    """Of one replica, or the group that is declared, with so many users."""
 
     users: int
     output_tokens_per_s: float
@@ -59,6 +64,9 @@ class Shares(msgspec.Struct, frozen=True, kw_only=True):
     """By limit: compute, hbm_weights, hbm_kv, kv_capacity, interconnect (its bandwidth), host and
     front_end; transfer, where some only compute prompts. Without a GPU: the constants and
     kv_capacity."""
+    noise: float
+    """How far they may be off by chance: what other draws were found to differ by, or more where
+    the first and the second half of the time do."""
     error: ErrorBar
 
     @property
@@ -68,8 +76,11 @@ class Shares(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def shares(config: EngineConfig, workload: Workload, users: int | None = None) -> Shares:
-    """Simulate a closed loop, by default one that keeps a replica full."""
-    config = unit(settle(config))
+    """Simulate a closed loop, by default one that keeps a replica full.
+
+    Nobody is refused: in a closed loop, a limit to the queue only sends users round and round.
+    """
+    config = msgspec.structs.replace(settle(config), max_waiting=None)
     deployment = deploy(config)
     users = users or to_fill(deployment, workload)
     told = _Told(deployment.cost)
@@ -80,6 +91,7 @@ def shares(config: EngineConfig, workload: Workload, users: int | None = None) -
     served = with_users(deployment, workload, users, watch=watch)
     whole, makespan_s = max(told.seconds, 1e-12), served.replayed.makespan_s
     engines = config.replicas + config.prefill_replicas
+    elasticity, noise = _elasticities(config, workload, users, _speed(served, users))
     return Shares(
         users=users,
         output_tokens_per_s=served.output_tokens_per_s,
@@ -91,7 +103,8 @@ def shares(config: EngineConfig, workload: Workload, users: int | None = None) -
         busy=min(1.0, told.seconds / engines / makespan_s),
         kv_full=told.kv_full_s / whole,
         front_end=front_end_busy(served, config),
-        elasticity=_elasticities(config, workload, users, served.output_tokens_per_s),
+        elasticity=elasticity,
+        noise=noise,
         error=error_bar(config, "throughput"),
     )
 
@@ -173,13 +186,16 @@ class _Told:
 
 
 def _elasticities(
-    config: EngineConfig, workload: Workload, users: int, before: float
-) -> dict[str, float]:
-    """d ln throughput / d ln constant, with the same users and requests."""
+    config: EngineConfig, workload: Workload, users: int, before: Floats
+) -> tuple[dict[str, float], float]:
+    """d ln throughput / d ln constant, with the same users and requests; and the noise."""
+    halves = [_LEAST_NOISE]
 
     def again(changed: EngineConfig, on: On | None = None) -> float:
-        served = with_users(deploy(changed, on), workload, users)
-        return math.log(served.output_tokens_per_s / before) / math.log(BETTER)
+        speed = _speed(with_users(deploy(changed, on), workload, users), users)
+        whole, *half = np.log(speed / before) / math.log(BETTER)
+        halves.append(float(abs(half[0] - half[1]) / 2))
+        return float(whole)
 
     tokens = deploy(config).kv_tokens
     more = msgspec.structs.replace(config, kv_tokens=round(tokens * BETTER))
@@ -188,13 +204,22 @@ def _elasticities(
             name: again(msgspec.structs.replace(config, **{name: config.cost_s(name) / BETTER}))
             for name in _LINEAR
         }
-        return found | {"kv_capacity": again(more)}
+        return found | {"kv_capacity": again(more)}, max(halves)
     same = msgspec.structs.replace(config, kv_tokens=tokens)
     found = {name: again(same, on) for name, on in _better(hardware(config)).items()}
     if config.prefill_replicas:
         quicker = config.transfer_bytes_per_s * BETTER
         found["transfer"] = again(msgspec.structs.replace(same, transfer_bytes_per_s=quicker))
-    return found | {"kv_capacity": again(more)}
+    gpu, overheads = hardware(config)
+    larger = msgspec.structs.replace(gpu, memory_bytes=round(gpu.memory_bytes * BETTER))
+    found["kv_capacity"] = again(more, (larger, overheads))
+    return found, max(halves)
+
+
+def _speed(served: Served, users: int) -> Floats:
+    """Output tokens per second: of the whole, and of each half of the time."""
+    each = (tapers(served.replayed.end_s, users, parts) for parts in (1, 2))
+    return np.concatenate([one @ served.replayed.tokens for one in each])
 
 
 def _better(on: On) -> dict[str, On]:

@@ -12,14 +12,13 @@ import msgspec
 
 from servescope.engine.deployment import deploy
 from servescope.plan.error_bars import ErrorBar, error_bar
-from servescope.plan.memory import Memory, memory
+from servescope.plan.memory import Memory, memory, would_fit
 from servescope.plan.rate import Rate, highest_rate
 from servescope.plan.workload import (
     front_end_busy,
+    largest_batch,
     saturated,
     statistic,
-    to_fill,
-    unit,
     with_users,
 )
 
@@ -41,13 +40,13 @@ _FEW = 0.5
 
 
 class Size(msgspec.Struct, frozen=True, kw_only=True):
-    """One replica of one size; or the declared group, where some only compute prompts."""
+    """One replica of one size, or the group of them that is declared."""
 
     tp: int
     gpus: int
     memory: Memory
-    batch: float = 0.0
-    """Sequences of mean length that the KV cache holds, or that the engine has at most."""
+    batch: int = 0
+    """Sequences of mean length that the KV cache of a replica holds, or that it has at most."""
     alone_tpot_s: float = 0.0
     """Of one request alone."""
     alone_ttft_s: float = 0.0
@@ -92,12 +91,13 @@ def choose(
         one = size(sized, workload, context_tokens)
         rivals = [each.per_gpu for each in tried if each.rate]
         if bounds and one.memory.fits and (1 - _TIE) * one.per_gpu > max(rivals, default=0.0):
-            rate = highest_rate(unit(sized), workload, bounds, seeds=1)
+            full = one.requests_per_s
+            rate = highest_rate(sized, workload, bounds, seeds=1, full_per_s=full)
             one = msgspec.structs.replace(one, rate=rate)
         tried.append(one)
     fit = [one for one in tried if one.memory.fits]
     if not fit:
-        return Choice(sizes=tried, tp=None, reasons=["It fits at none of these sizes."])
+        return Choice(sizes=tried, tp=None, reasons=[would_fit(config, sizes)])
     known = [one for one in fit if one.rate or not bounds]
     most = max(one.per_gpu for one in known)
     chosen = next(one for one in known if one.per_gpu >= (1 - _TIE) * most)
@@ -106,18 +106,17 @@ def choose(
 
 def size(config: EngineConfig, workload: Workload, context_tokens: int) -> Size:
     """What one replica of a size is like, but for what it serves within an SLO."""
-    config = unit(config)
     held = memory(config, context_tokens)
     if not held.fits:
         return Size(tp=held.tp, gpus=config.gpus, memory=held)
     deployment = deploy(config)
-    full = saturated(deployment, workload)
+    full = saturated(config, workload)
     alone = with_users(deployment, workload, 1, requests=_ALONE)
     return Size(
         tp=held.tp,
         gpus=config.gpus,
         memory=held,
-        batch=to_fill(deployment, workload) * 4 / 5,
+        batch=largest_batch(deployment, workload),
         alone_tpot_s=statistic(alone.tpot_s, "p50"),
         alone_ttft_s=statistic(alone.ttft_s, "p50"),
         requests_per_s=full.requests_per_s,
@@ -167,6 +166,6 @@ def _lack(one: Size, chosen: Size) -> str:
         share = one.memory.weight_bytes / one.memory.memory_bytes if one.memory.memory_bytes else 0
         return (
             f"With tp={one.tp} the weights take {share:.0%} of the memory, and the KV cache holds "
-            f"only {one.batch:.0f} sequences of this length, not {chosen.batch:.0f}."
+            f"only {one.batch} sequences of this length, not {chosen.batch}."
         )
     return ""

@@ -6,6 +6,7 @@ behind them are drawn once (common random numbers), so that a difference is none
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -14,6 +15,8 @@ import msgspec
 import numpy as np
 
 from servescope import lengths
+from servescope.engine import Work
+from servescope.engine.deployment import deploy
 from servescope.engine.replay import replay
 from servescope.errors import BadInput
 from servescope.lengths import Lengths
@@ -36,9 +39,15 @@ if TYPE_CHECKING:
 WARMUP = 0.1
 """The share of the first requests that is left out: a load begins with an empty engine."""
 _FEWEST, _MOST = 2000, 20000
-"""Requests of a simulation."""
-_ROUNDS = 8
-"""Of a closed loop, so many requests a user."""
+"""Requests of a simulation of an open load."""
+_FEW = 3000
+"""Of one that needs no more, though there could be many in flight."""
+_TURNS = 10
+"""So many times the requests in flight, at least."""
+_ROUNDS, _FEWEST_ROUNDS = 8, 5
+"""Of a closed loop, so many requests a user; the fewer where there are very many users."""
+_MOST_OF_ROUNDS = 12000
+"""Requests of a closed loop with more than the fewest rounds."""
 
 
 class Workload(msgspec.Struct, frozen=True):
@@ -68,14 +77,19 @@ class Workload(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What came of a load. Times in seconds, shape (n,), those of the warm-up left out."""
+    """What came of a load. Times in seconds, shape (n,), without the warm-up and without requests
+    longer than what can ever be served. Requests that find the queue full are refused: they take
+    for ever, so that they miss every bound on latency."""
 
     ttft_s: Floats
     tpot_s: Floats
     e2e_s: Floats
     tokens: Ints
+    """Of the answers; 0 of those refused."""
+    refused: float
+    """The share of them that found the queue full."""
     requests_per_s: float
-    """Answered while the load was on."""
+    """Answered while the load was on; those that come at a rate, in the long run."""
     input_tokens_per_s: float
     output_tokens_per_s: float
     replayed: Replayed
@@ -104,7 +118,9 @@ def statistic(values: Floats, name: str) -> float:
         return 0.0
     if name in ("mean", "max"):
         return float(getattr(known, name)())
-    return float(np.percentile(known, float(name.removeprefix("p"))))
+    with np.errstate(invalid="ignore"):  # between two that take for ever
+        found = float(np.percentile(known, float(name.removeprefix("p"))))
+    return math.inf if math.isnan(found) else found
 
 
 def at_rate(deployment: Deployment, workload: Workload, rate: float, requests: int) -> Served:
@@ -112,7 +128,24 @@ def at_rate(deployment: Deployment, workload: Workload, rate: float, requests: i
     prompts, outputs = workload.draw(requests)
     sent_s = np.cumsum(workload.gaps(requests)) / rate
     replayed = _replayed(deployment, prompts, outputs, arrivals_s=sent_s)
-    return _served(replayed, prompts, (sent_s[0], sent_s[-1]))
+    each_per_s = np.where(np.isnan(replayed.end_s), 0.0, rate / requests)
+    return _served(deployment, replayed, prompts, outputs, each_per_s)
+
+
+def for_long(deployment: Deployment, workload: Workload, rate: float, full_per_s: float) -> Served:
+    """Requests come at so many per second, enough of them to tell what comes of it in the long run.
+
+    Ten times as many as are in flight, and, since a queue settles the more slowly the nearer it is
+    to saturation (at `full_per_s`), more beside that. No more are in flight than at saturation.
+    """
+    load = min(rate / full_per_s, 1 - 1e-3)
+    most = int(min(max(_FEWEST, _TURNS * load * to_fill(deployment, workload)), _MOST))
+    requests = int(min(max(_FEW, _TURNS / (1 - load) ** 2), most))
+    served = at_rate(deployment, workload, rate, requests)
+    in_flight = rate * statistic(served.e2e_s[np.isfinite(served.e2e_s)], "mean")
+    if requests < min(_TURNS * in_flight, most):
+        return at_rate(deployment, workload, rate, most)
+    return served
 
 
 def with_users(
@@ -129,23 +162,34 @@ def with_users(
     if users > 1:
         outputs = _begun(outputs, users, workload.seed)
     replayed = _replayed(deployment, prompts, outputs, users=users, watch=watch)
-    # Users may come in waves, so whole rounds are counted; not the first two, which began with an
-    # empty engine, nor the last, when the first user has nothing more to ask.
-    ended = np.sort(replayed.end_s[~np.isnan(replayed.end_s)])
+    (each_per_s,) = tapers(replayed.end_s, users)
+    skip = users if users > 1 else 0
+    return _served(deployment, replayed, prompts, outputs, each_per_s, skip=skip)
+
+
+def tapers(end_s: Floats, users: int, parts: int = 1) -> Floats:
+    """What each answer of a closed loop counts for in throughput, 1/s, shape (parts, n).
+
+    Users may come in waves, of which a plain count has one more or one less by chance. So answers
+    are weighed by a Hann window; neither the first two rounds are in it, which began with an empty
+    engine, nor the last, when the first user has nothing more to ask. Several `parts` of that time,
+    one after another, have a window each.
+    """
+    ended = np.sort(end_s[~np.isnan(end_s)])
+    if len(ended) < 2:
+        return np.zeros((parts, len(end_s)))
     rounds = len(ended) // users
     first, last = (2 * users, (rounds - 1) * users) if rounds > 3 else (1, len(ended))
-    window = (ended[first - 1], ended[last - 1]) if len(ended) else (0.0, 0.0)
-    return _served(replayed, prompts, window, skip=users if users > 1 else 0)
+    begin_s, part_s = ended[first - 1], max(ended[last - 1] - ended[first - 1], 1e-9) / parts
+    within = (end_s - begin_s) / part_s - np.arange(parts)[:, None]
+    weights = (1 - np.cos(2 * np.pi * within)) / part_s
+    return np.where((within > 0) & (within <= 1), weights, 0.0)
 
 
 def enough(users: int) -> int:
     """Requests for a closed loop to settle."""
-    return min(max(_ROUNDS * users, _FEWEST // 4), max(_MOST, 4 * users))
-
-
-def requests_for(in_flight: float) -> int:
-    """Requests of an open load that has so many in flight: several times as many."""
-    return int(min(max(_FEWEST, 10 * in_flight), _MOST))
+    most = max(_MOST_OF_ROUNDS, _FEWEST_ROUNDS * users)
+    return min(max(_ROUNDS * users, _FEWEST // 4), most)
 
 
 def front_end_busy(served: Served, config: EngineConfig) -> float:
@@ -154,28 +198,47 @@ def front_end_busy(served: Served, config: EngineConfig) -> float:
     return min(1.0, replayed.front_end_s / config.replicas / max(replayed.makespan_s, 1e-12))
 
 
-def unit(config: EngineConfig) -> EngineConfig:
-    """What is meant where one replica is asked about: one; or the declared group, where some only
-    compute prompts."""
-    return config if config.prefill_replicas else msgspec.structs.replace(config, replicas=1)
+def largest_batch(deployment: Deployment, workload: Workload) -> int:
+    """Sequences of mean length that a replica's KV cache holds, or that it has at most."""
+    prompt, output = workload.means
+    fit = deployment.kv_tokens / (prompt + output / 2)
+    return max(1, min(deployment.max_num_seqs, int(fit)))
 
 
 def to_fill(deployment: Deployment, workload: Workload) -> int:
     """Users that are enough to keep all replicas as busy as they can be."""
-    prompt, output = workload.means
-    fit = deployment.kv_tokens / (prompt + output / 2)
-    batch = max(1, min(deployment.max_num_seqs, int(fit)))
-    return max(2, batch * 5 // 4) * deployment.declared.replicas
+    each = max(2, largest_batch(deployment, workload) * 5 // 4)
+    return each * deployment.declared.replicas
 
 
-def saturated(deployment: Deployment, workload: Workload) -> Served:
-    """As much as it can serve: there is always someone waiting."""
+def saturated(config: EngineConfig, workload: Workload) -> Served:
+    """As much as it can serve: there is always someone waiting, and nobody refused.
+
+    Raises BadInput where requests are longer than what it can ever serve.
+    """
+    deployment = deploy(msgspec.structs.replace(config, max_waiting=None))
     served = with_users(deployment, workload, to_fill(deployment, workload))
     if not served.requests_per_s:
-        longest, means = deployment.longest, sum(workload.means)
-        want = f"want shorter ones: it serves up to {longest} tokens, prompt and answer together"
-        raise BadInput("--input-tokens", f"{means:.0f} with the answer", want)
+        prompt, output = (int(one[0]) for one in workload.draw(1))
+        why = _never(deployment.engine(), prompt, output)
+        means = f"{sum(workload.means):.0f} with the answer"
+        raise BadInput("--input-tokens", means, f"want shorter ones: {why}")
     return served
+
+
+def too_long(deployment: Deployment, prompts: Ints, outputs: Ints) -> NDArray[np.bool_]:
+    """Which requests can never be served, shape (n,)."""
+    engine, each = deployment.engine(), zip(prompts.tolist(), outputs.tolist(), strict=True)
+    return np.array([_never(engine, *tokens) is not None for tokens in each], np.bool_)
+
+
+def _never(engine: Engine, prompt: int, output: int) -> str | None:
+    """Why it could never be served."""
+    try:
+        engine.check(Work((), output, prompt_tokens=prompt))
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _replayed(
@@ -224,23 +287,29 @@ def _begun(outputs: Ints, users: int, seed: int) -> Ints:
 
 
 def _served(
-    replayed: Replayed, prompts: Ints, window: tuple[float, float], skip: int = 0
+    deployment: Deployment,
+    replayed: Replayed,
+    prompts: Ints,
+    outputs: Ints,
+    each_per_s: Floats,
+    *,
+    skip: int = 0,
 ) -> Served:
+    """`each_per_s` is what each request counts for in throughput."""
     counted = np.arange(len(prompts)) >= max(skip, int(WARMUP * len(prompts)))
-    counted &= ~np.isnan(replayed.end_s)
-    sent, first, end = replayed.sent_s, replayed.first_s, replayed.end_s
-    tokens = replayed.tokens
-    with np.errstate(invalid="ignore"):
-        tpot = np.where(tokens > 1, (end - first) / np.maximum(tokens - 1, 1), np.nan)
-        inside = (end > window[0]) & (end <= window[1])
-    span_s = max(window[1] - window[0], 1e-9) if inside.any() else np.inf
+    left = np.flatnonzero(np.isnan(replayed.end_s))
+    counted[left] &= ~too_long(deployment, prompts[left], outputs[left])
+    sent, first, end = (one[counted] for one in (replayed.sent_s, replayed.first_s, replayed.end_s))
+    tokens, refused = replayed.tokens[counted], np.isnan(end)
+    tpot = np.where(tokens > 1, (end - first) / np.maximum(tokens - 1, 1), np.nan)
     return Served(
-        ttft_s=(first - sent)[counted],
-        tpot_s=tpot[counted],
-        e2e_s=(end - sent)[counted],
-        tokens=tokens[counted],
-        requests_per_s=float(inside.sum() / span_s),
-        input_tokens_per_s=float(prompts[inside].sum() / span_s),
-        output_tokens_per_s=float(tokens[inside].sum() / span_s),
+        ttft_s=np.where(refused, np.inf, first - sent),
+        tpot_s=np.where(refused, np.inf, tpot),
+        e2e_s=np.where(refused, np.inf, end - sent),
+        tokens=tokens,
+        refused=float(refused.mean()) if len(refused) else 0.0,
+        requests_per_s=float(each_per_s.sum()),
+        input_tokens_per_s=float(each_per_s @ prompts),
+        output_tokens_per_s=float(each_per_s @ replayed.tokens),
         replayed=replayed,
     )

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from servescope.engine.calibration import Calibration, Residual
-    from servescope.plan.answers import Answers, Comparison
+    from servescope.plan.answers import Answers, Comparison, Side
     from servescope.plan.error_bars import ErrorBar
     from servescope.plan.fleet import Fleet
     from servescope.plan.rate import Point, Rate
@@ -35,6 +35,7 @@ _NAMES = {
     "sequence": "sequences",
     "context": "context",
 }
+_METRICS = {"ttft": "TTFT", "tpot": "TPOT"}
 _NOT_TOLD = 0.5
 """A constant of this relative standard error and more is not told by the runs."""
 
@@ -52,14 +53,16 @@ def _plan(answers: Answers) -> Iterator[str]:
         f"{answers.output_tokens} (mean {outputs:.0f})"
         + (f", SLO {','.join(answers.slo)}" if answers.slo else "")
     )
-    if answers.prefill_replicas:
-        prefill = _some(answers.prefill_replicas, "replica")
-        only = "only computes" if answers.prefill_replicas == 1 else "only compute"
-        yield f"a group is {_some(answers.replicas, 'replica')} and {prefill} that {only} prompts"
+    if answers.unit == "group":
+        group = f"a group is {_some(answers.replicas, 'replica')}"
+        if answers.prefill_replicas:
+            only = "only computes" if answers.prefill_replicas == 1 else "only compute"
+            group += f" and {_some(answers.prefill_replicas, 'replica')} that {only} prompts"
+        yield group
     if answers.refused:
         yield (
-            f"{answers.refused:.1%} of the requests are longer than the {answers.longest:,} tokens "
-            "that it can serve, and refused; the answers are for the others"
+            f"{answers.refused:.1%} of the requests are longer than what it can serve (at most "
+            f"{answers.longest:,} tokens), and refused; the answers are for the others"
         )
     yield from _memory(answers)
     yield from _size(answers)
@@ -72,7 +75,7 @@ def _plan(answers: Answers) -> Iterator[str]:
     if answers.utilization:
         yield from _utilization(answers)
     if answers.shares is not None:
-        yield from _shares(answers.shares)
+        yield from _shares(answers.shares, answers.unit)
     if answers.choice.tp is not None:
         yield from _errors(answers)
 
@@ -91,8 +94,8 @@ def _memory(answers: Answers) -> Iterator[str]:
     elif fit:
         yield f"The KV cache holds {fit[0].kv_tokens:,} tokens."
     else:
-        why = each[-1].why_not
-        yield f"No: {why}."
+        yield f"No: with tp={each[-1].tp} {each[-1].why_not}."
+        yield from answers.choice.reasons
     rows = [("tp", "weights", "KV cache", "KV tokens", f"x {context} tokens", "theoretical")]
     for one in each:
         if one.fits:
@@ -141,19 +144,26 @@ def _rate(rate: Rate, latency: ErrorBar | None) -> Iterator[str]:
         f"{three_digits(rate.saturation_per_s)}/s. The search itself is good to "
         f"{rate.noise:.1%} (Poisson arrivals, the same requests at every rate)."
     )
-    yield from table([_POINT, *(_point(one) for one in rate.curve)])
+    yield from table(_points(rate.curve))
     if latency is not None:
         yield f"times: +-{latency.p50:.0%} at the median, +-{latency.p90:.0%} in nine of ten"
 
 
-_POINT = ("requests/s", "TTFT p50", "p99", "TPOT p50", "p95", "e2e p50", "p99", "")
-
-
-def _point(one: Point) -> tuple[str, ...]:
-    quick = (one.ttft_p50_s, one.ttft_p99_s, one.tpot_p50_s, one.tpot_p95_s)
-    times = (*quick, one.e2e_p50_s, one.e2e_p99_s)
-    missed = f"misses {one.missed}" if one.missed else ""
-    return (three_digits(one.requests_per_s), *(format_seconds(time) for time in times), missed)
+def _points(points: Sequence[Point]) -> list[tuple[str, ...]]:
+    """A row each, under a header; a metric's name stands above the first of its columns."""
+    heads, before = [], ""
+    for name in points[0].times_s:
+        metric, _, which = name.rpartition(" ")
+        heads.append(which if metric == before else f"{_METRICS.get(metric, metric)} {which}")
+        before = metric
+    rows = [("requests/s", *heads, "")]
+    for one in points:
+        values = one.times_s.values()
+        times = ("refused" if time_s is None else format_seconds(time_s) for time_s in values)
+        said = [f"{one.refused:.1%} refused"] if one.refused else []
+        said += [f"misses {one.missed}"] if one.missed else []
+        rows.append((three_digits(one.requests_per_s), *times, ", ".join(said)))
+    return rows
 
 
 def _beyond(limit: str) -> str:
@@ -162,19 +172,21 @@ def _beyond(limit: str) -> str:
 
 def _fleet(needed: Fleet, unit: str) -> Iterator[str]:
     yield from _heading(f"How many GPUs for {needed.traffic}?")
-    count, cautious = needed.replicas, needed.cautious_replicas
+    count, fewer, cautious = needed.replicas, needed.one_fewer, needed.cautious_replicas
     yield (
         f"{_some(needed.gpus, 'GPU')}: {_some(count, unit)}, busy to "
-        f"{needed.load:.0%} of what they can."
+        f"{needed.load:.0%} of what {'it' if count == 1 else 'they'} can answer."
         + (
             f" If each serves as little as the error bar allows, it takes {cautious}."
             * bool(cautious)
         )
     )
-    rows = [(f"{unit}s", *_POINT), (f"{count}", *_point(needed.found))]
-    if needed.one_fewer is not None:
-        rows.append((f"{count - 1}", *_point(needed.one_fewer)))
-    yield from table(rows)
+    rows = _points([needed.found, *([fewer] if fewer else [])])
+    if fewer is not None and not fewer.missed and not fewer.refused:
+        more = fewer.requests_per_s / needed.found.requests_per_s * count / (count - 1)
+        rows[-1] = (*rows[-1][:-1], f"busy to {needed.load * more:.0%}")
+    counts = [f"{unit}s", f"{count}", f"{count - 1}"]
+    yield from table([(each, *row) for each, row in zip(counts, rows, strict=False)])
 
 
 def _costs(answers: Answers) -> Iterator[str]:
@@ -210,15 +222,15 @@ def _utilization(answers: Answers) -> Iterator[str]:
     yield from table(rows)
 
 
-def _shares(found: Shares) -> Iterator[str]:
+def _shares(found: Shares, unit: str) -> Iterator[str]:
     yield from _heading("Where does the time go?")
     phases = ", ".join(f"{name} {share:.0%}" for name, share in found.phases.items())
     most = found.limit
     yield (
-        f"With {found.users} users: {phases}. Throughput depends most on "
+        f"With {found.users} users of one {unit}: {phases}. Throughput depends most on "
         f"{_NAMES.get(most, most)}: 1 % more of it gives {found.elasticity[most]:.2f} % more."
     )
-    rows = [("limit", "share of the time", "elasticity of throughput")]
+    rows = [("limit", "share of the time", f"elasticity of throughput, +-{found.noise:.2f}")]
     beside = {
         "kv_capacity": f"full, others waiting: {found.kv_full:.0%}",
         "front_end": f"busy: {found.front_end:.0%}",
@@ -257,40 +269,41 @@ def _bar(value: float, error: ErrorBar) -> str:
 
 def comparison(found: Comparison) -> str:
     """Deployments side by side."""
-    lines = list(_heading(f"{found.setting}, side by side"))
-    lines += table(
-        [
-            (
-                "",
-                "tp",
-                "GPUs",
-                "KV tokens",
-                "sequences",
-                "TPOT alone",
-                "full: output tok/s",
-                "",
-                "a GPU's requests/s, cost",
-            ),
-            *[
-                (
-                    side.label,
-                    f"{side.tp}",
-                    f"{side.gpus}",
-                    f"{side.kv_tokens:,}",
-                    f"{side.sequences}",
-                    format_seconds(side.alone_tpot_s or 0.0),
-                    f"{side.output_tokens_per_s:,.0f} +-{side.error.p90 if side.error else 0:.0%}",
-                    f"x {side.ratio:.2f}" if side.ratio else "",
-                    f"{three_digits(side.per_gpu or 0.0)}/s"
-                    + (f", ${side.per_million_tokens:.3g}/1M" if side.per_million_tokens else ""),
-                )
-                if side.fits
-                else (side.label, "does not fit", *[""] * 7)
-                for side in found.sides
-            ],
-        ]
+    slo = f", SLO {','.join(found.slo)}" if found.slo else ""
+    lines = list(_heading(f"{found.setting}, side by side{slo}"))
+    head = ["", "tp", "GPUs", "KV tokens", f"x {found.context_tokens} tokens", "alone: TPOT"]
+    head += ["full: output tok/s", "", f"{'within SLO' if slo else 'full'}: requests/s a GPU"]
+    head += ["$/1M tokens"]
+    head += [f"GPUs for {found.traffic}", "$/h"] if found.traffic else []
+    rows = [tuple(head)]
+    for side in found.sides:
+        row = _side(side) if side.fits else (side.label, "does not fit")
+        row += _traffic(side) if side.fits and found.traffic else ()
+        rows.append((*row, *[""] * (len(head) - len(row))))
+    return "\n".join(lines + table(rows))
+
+
+def _side(side: Side) -> tuple[str, ...]:
+    dollars = side.per_million_tokens
+    return (
+        side.label,
+        f"{side.tp}",
+        f"{side.gpus}",
+        f"{side.kv_tokens:,}",
+        f"{side.sequences}",
+        format_seconds(side.alone_tpot_s or 0.0),
+        f"{side.output_tokens_per_s:,.0f} +-{side.error.p90 if side.error else 0:.0%}",
+        f"x {side.ratio:.2f}" if side.ratio else "",
+        f"{three_digits(side.per_gpu or 0.0)}/s",
+        f"{dollars:.3g}" if dollars else "-",
     )
-    return "\n".join(lines)
+
+
+def _traffic(side: Side) -> tuple[str, ...]:
+    if side.fleet is None:
+        return ("none are enough", "-")
+    price = side.price_per_gpu_hour
+    return (f"{side.fleet.gpus}", "-" if price is None else f"{price * side.fleet.gpus:.2f}")
 
 
 def calibration(found: Calibration) -> str:
