@@ -58,7 +58,11 @@ _SETTINGS = ("model", "gpu", "dtype", "kv_dtype", "memory_utilization", "calibra
     metavar="N",
     help="Tokens of the sequences that memory is counted in.",
 )
-@click.option("--memory-utilization", metavar="SHARE", help="Of a GPU's memory.  [default: 0.9]")
+@click.option(
+    "--memory-utilization",
+    metavar="SHARE",
+    help="Of a GPU's memory.  [default: the engine's, most 0.9]",
+)
 @click.option("--dtype", metavar="FORMAT", help="Of the weights: fp16, bf16, fp8, int8, int4.")
 @click.option("--kv-dtype", metavar="FORMAT", help="Of the KV cache: fp16, fp8.")
 @click.option("--price", type=float, metavar="USD", help="Of a GPU and hour.  [default: a list's]")
