@@ -30,6 +30,9 @@ NODE_GPUS = 8
 """In a machine, at most: HGX and DGX boards have as many on one NVLink switch."""
 _SMALL_KERNELS_S = 6 * 2e-6
 """Norms, rotary embedding, activation and residuals of a layer: six kernels of at least 2 us."""
+_ROUTING_S = 4 * 2e-6
+"""Choosing experts, sorting tokens by them (two kernels) and adding their results up, likewise:
+`fused_experts` in vllm-project/vllm, vllm/model_executor/layers/fused_moe/fused_moe.py."""
 _QUANTIZE_S = 3.4e-6
 """Launching the kernel that quantizes the input of an 8-bit product: what those tables of vLLM and
 SGLang have it take at least (docs/catalog.md)."""
@@ -300,6 +303,9 @@ class Roofline:
         model, chosen = self.model, self.model.experts_per_token
         touched = model.experts * (1 - (1 - chosen / model.experts) ** tokens)
         rows = tokens * chosen
+        added = 2 * (rows + tokens) * model.hidden / self._hbm_bytes_per_s
+        host = model.moe_layers * _ROUTING_S
+        yield Part("experts", hbm_weights=model.moe_layers * added, host=host)
         yield from self._feed_forward("experts", model.moe_layers, rows, model.expert_ffn, touched)
 
     def _gemm(
