@@ -10,7 +10,7 @@ from tests.support.command import until
 
 WIRE = known()["openai-completions"]
 SIM = "sim:vllm?model=llama-3.1-8b&gpu=h100-sxm-80gb"
-REQUEST_S = 22e-3
+REQUEST_S = 2e-3
 MODEL = "llama-3.1-8b"
 
 
@@ -24,7 +24,7 @@ def test_a_first_token_waits_for_the_front_end_and_the_engine_does_not_know(serv
         assert client.ask(WIRE, an_ask(3)).last("output_tokens") == 3
     counted = client.metrics()
     prefill_s = counted["vllm:request_prefill_time_seconds_sum"]
-    assert counted["vllm:time_to_first_token_seconds_sum"] >= 5 * REQUEST_S + prefill_s
+    assert counted["vllm:time_to_first_token_seconds_sum"] >= 5 * REQUEST_S + prefill_s - 1e-9
     lost_s = counted["servescope_lost_seconds_total"]
     assert counted["vllm:request_queue_time_seconds_sum"] == pytest.approx(0, abs=1e-6 + lost_s)
 
@@ -35,7 +35,7 @@ def test_requests_at_once_are_opened_one_by_one(served):
     answers = [finish(connection, WIRE, an_ask(2)) for connection in connections]
     assert [answer.last("output_tokens") for answer in answers] == [2] * 12
     counted = client.metrics()
-    # However late each came, the front end had 22 ms of work for each, and the engine never waited.
+    # However late each came, the front end had 2 ms of work for each, and the engine never waited.
     assert counted["vllm:e2e_request_latency_seconds_sum"] >= 12 * REQUEST_S
     assert counted["vllm:request_success_total{finished_reason=length}"] == 12
 

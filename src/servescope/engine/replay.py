@@ -197,7 +197,7 @@ class _Loop:
         loop."""
         self.fronts = [FrontEnd(front_end) for _ in fleet]
         self.fronts += [FrontEnd(NO_FRONT_END) for _ in self.fleet[len(fleet) :]]
-        self.inboxes: list[list[tuple[int, int, Work]]] = [[] for _ in self.fleet]
+        self.inboxes: list[list[tuple[int, int, Work, bool]]] = [[] for _ in self.fleet]
         """Of each engine, heap of the requests that come to it later: when, number, request."""
         self.due: list[tuple[int, int]] = []
         """Heap of (when its step is over, replica), or (when the next of its inbox comes to it,
@@ -233,13 +233,13 @@ class _Loop:
         self.sent_s[number] = (now_fs - self.half_fs) / FS
         ready_fs = self.fronts[chosen].take_in(now_fs)
         if ready_fs > now_fs:
-            self._later(work, ready_fs, chosen)
+            self._later(work, ready_fs, chosen, taken_in=True)
         else:
             self._submit(work, now_fs, chosen)
 
-    def _later(self, work: Work, ready_fs: int, replica: int) -> None:
-        """A request will come to an engine."""
-        heapq.heappush(self.inboxes[replica], (ready_fs, work.owner, work))
+    def _later(self, work: Work, ready_fs: int, replica: int, *, taken_in: bool = False) -> None:
+        """A request will come to an engine, or will have been taken in by a front end."""
+        heapq.heappush(self.inboxes[replica], (ready_fs, work.owner, work, taken_in))
         heapq.heappush(self.due, (ready_fs, ~replica))
 
     def _submit(self, work: Work, now_fs: int, replica: int) -> None:
@@ -269,21 +269,26 @@ class _Loop:
         """A request comes to an engine; or a step of a replica is over, and its next ones begin,
         until something else happens before one is over."""
         if replica < 0:
-            self._submit(heapq.heappop(self.inboxes[~replica])[2], now_fs, ~replica)
+            _, _, work, taken_in = heapq.heappop(self.inboxes[~replica])
+            out_fs = self.fronts[~replica].out(now_fs) if taken_in else now_fs
+            if out_fs > now_fs:
+                self._later(work, out_fs, ~replica)
+            else:
+                self._submit(work, now_fs, ~replica)
             return
         due, coming, steps, prefill = self.due, self.coming, self.steps, self.prefill
         engine, inbox, step = self.fleet[replica], self.inboxes[replica], steps[replica]
-        half_fs = self.fronts[replica].half
+        intake_fs = self.fronts[replica].intake
         while True:
             if step is not None:
                 self._note(step, now_fs, replica)
             sent_fs = coming[0] if coming else FOREVER
             due_fs = due[0][0] if due else FOREVER
-            come_fs = sent_fs + half_fs
+            come_fs = sent_fs + intake_fs
             if inbox and inbox[0][0] < come_fs:
                 come_fs = inbox[0][0]
-            if self.again_fs is not None and due_fs + self.again_fs + half_fs < come_fs:
-                come_fs = due_fs + self.again_fs + half_fs
+            if self.again_fs is not None and due_fs + self.again_fs + intake_fs < come_fs:
+                come_fs = due_fs + self.again_fs + intake_fs
             if prefill is not None and due_fs + prefill.latency_fs < come_fs:
                 come_fs = due_fs + prefill.latency_fs
             step = steps[replica] = engine.step(FOREVER, come_fs - now_fs)

@@ -42,8 +42,9 @@ class Replica:
     def __init__(self, engine: Engine, front_end: FrontEndCost, way_ns: int) -> None:
         """Tokens are seen `way_ns` after they went out."""
         self.engine, self.front = engine, FrontEnd(front_end)
-        self.inbox: list[tuple[int, int, Work]] = []
-        """Heap of requests that come to the engine later: when, number, request."""
+        self.inbox: list[tuple[int, int, Work, bool]] = []
+        """Heap of requests that come to the engine later: when, number, request, and whether then
+        they will only have been taken in."""
         self.step: Step | None = None
         """What it does now; None where it is idle."""
         self._way_ns = way_ns
@@ -57,7 +58,7 @@ class Replica:
         self._most = ENDS
 
     def take_in(self, now: int) -> int:
-        """A request is there; returns when it comes to the engine."""
+        """A request is there; returns when it has been taken in."""
         return self._noted(now, self.front.take_in(now))
 
     def begin(self, now: int, until: int, arrival: int) -> int | None:

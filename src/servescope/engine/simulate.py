@@ -143,7 +143,7 @@ class _Stage:
             now_fs, chosen = heapq.heappop(self.due)
             now = now_fs // NS
             if chosen < 0:
-                self._submit(heapq.heappop(self.replicas[~chosen].inbox)[2], now_fs, ~chosen)
+                self._come(now_fs, ~chosen)
                 continue
             replica = self.replicas[chosen]
             if replica.step is not None:
@@ -170,7 +170,7 @@ class _Stage:
         from one who gets an answer before."""
         bounds = [self._come_ns() * NS]
         bounds += [heap[0][0] + 2 * self._way_ns * NS for heap in (self.due, self.leaving) if heap]
-        come_fs = min(bounds) + replica.front.half
+        come_fs = min(bounds) + replica.front.intake
         if self.prefill is not None and self.due:
             come_fs = min(come_fs, self.due[0][0] + self.prefill.latency_fs)
         return min(come_fs, replica.inbox[0][0]) if replica.inbox else come_fs
@@ -213,14 +213,26 @@ class _Stage:
             replica, come_fs = self.replicas[chosen], (asked.sent_ns + self._way_ns) * NS
             ready_fs = replica.take_in(come_fs)
             if ready_fs > come_fs:
-                self._later(work, ready_fs, chosen)
+                self._later(work, ready_fs, chosen, next(self._numbers), taken_in=True)
             else:
                 self._submit(work, come_fs, chosen)
 
-    def _later(self, work: Work, ready_fs: int, chosen: int) -> None:
-        """A request will come to an engine."""
-        heapq.heappush(self.replicas[chosen].inbox, (ready_fs, next(self._numbers), work))
+    def _later(
+        self, work: Work, ready_fs: int, chosen: int, number: int, *, taken_in: bool = False
+    ) -> None:
+        """A request will come to an engine, or will have been taken in by a front end."""
+        heapq.heappush(self.replicas[chosen].inbox, (ready_fs, number, work, taken_in))
         heapq.heappush(self.due, (ready_fs, ~chosen))
+
+    def _come(self, now_fs: int, chosen: int) -> None:
+        """What was to be later is now."""
+        replica = self.replicas[chosen]
+        _, number, work, taken_in = heapq.heappop(replica.inbox)
+        out_fs = replica.front.out(now_fs) if taken_in else now_fs
+        if out_fs > now_fs:
+            self._later(work, out_fs, chosen, number)
+        else:
+            self._submit(work, now_fs, chosen)
 
     def _submit(self, work: Work, now_fs: int, chosen: int) -> None:
         """A request comes to an engine: to that which answers, or to one that computes prompts."""
@@ -250,7 +262,7 @@ class _Stage:
         asked: Arrival | Handed = work.owner
         if self.prefill is not None and isinstance(asked, Handed):
             ready_fs = self.prefill.end(chosen - len(self.engines), work, asked.work, out_fs)
-            self._later(asked.work, ready_fs, asked.replica)
+            self._later(asked.work, ready_fs, asked.replica, next(self._numbers))
         else:
             self._left(out_fs, chosen, partial(self._answered, work))
 

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from servescope.client.clock import Timer
 from servescope.engine import Step, Work
@@ -32,7 +33,7 @@ class RealTimeFrontEnd:
 
     def take_in(self, now_ns: int, then: Callable[[int], None]) -> None:
         """A request comes in, and then comes to the engine."""
-        self._call(self._front.take_in(now_ns), then)
+        self._call(self._front.take_in(now_ns), partial(self._go_on, then))
 
     def open(self, now_ns: int, then: Callable[[int], None]) -> None:
         """A first token has been made, and then goes out."""
@@ -53,6 +54,13 @@ class RealTimeFrontEnd:
             then(due_ns)
         if self._waiting:
             self._timer.set(self._waiting[0][0])
+
+    def _go_on(self, then: Callable[[int], None], now_ns: int) -> None:
+        out_ns = self._front.out(now_ns)
+        if out_ns > now_ns:
+            self._call(out_ns, then)
+        else:
+            then(now_ns)
 
     def _call(self, due_ns: int, then: Callable[[int], None]) -> None:
         if not self._waiting:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -25,18 +24,11 @@ def inter_token_times(
     One step at a time, so for thousands of requests, not for millions.
     """
     engine, front_end = deployment.engine(), FrontEnd(deployment.front_end)
-    coming = deque(
-        (front_end.take_in(0), Work(prompt=(), prompt_tokens=prompt, output_tokens=output))
-        for prompt, output in zip(map(int, prompt_tokens), map(int, output_tokens), strict=True)
-    )
-    now, out, found = 0, dict[Work, int](), list[int]()
-    while coming or engine.running or engine.waiting:
-        while coming and coming[0][0] <= now:
-            engine.submit(coming.popleft()[1])
-        step = engine.step()
-        if step is None:
-            now = coming[0][0]
-            continue
+    for prompt, output in zip(map(int, prompt_tokens), map(int, output_tokens), strict=True):
+        front_end.take_in(0)
+        engine.submit(Work(prompt=(), prompt_tokens=prompt, output_tokens=output))
+    now, out, found = front_end.out(0), dict[Work, int](), list[int]()
+    while (step := engine.step()) is not None:
         now += step.duration_fs
         opened = {work for work in step.begun if work not in out}
         out |= {work: front_end.open(now) for work in step.begun if work in opened}
