@@ -95,6 +95,7 @@ def plan(
     """
     from servescope.plan.answers import answer, compare  # noqa: PLC0415 (--help need not wait)
     from servescope.report import plan as text  # noqa: PLC0415
+    from servescope.report.plan_sides import comparison  # noqa: PLC0415
 
     for only, name in (("--list", "listed"), ("--validate", "validate")):
         _alone(only, name)
@@ -114,7 +115,7 @@ def plan(
         click.echo(json.dumps(found, indent=1))
         return
     for side in sides:
-        click.echo(text.comparison(side).lstrip("\n"))
+        click.echo(comparison(side).lstrip("\n"))
     if answers is not None:
         click.echo(text.plan(answers))
 
@@ -206,14 +207,14 @@ def _question(*, compared: tuple[str, ...], **options: Any) -> Question:  # noqa
     )
     sizes = _sizes(options.pop("tp"))
     outputs = outputs or lengths.parse("--output-tokens", "128")
-    slo, config = ",".join(options["slo"]), _config(tp=None, **options)
+    config = _config(tp=None, **options)
     if sizes and config.tp > 1 and config.calibration is None:
         raise BadInput("--tp", sizes[0], f"want it once: --engine says tp={config.tp}")
     return Question(
         config=config,
         workload=Workload(inputs_ or inputs, outputs, options["seed"]),
         sizes=sizes,
-        bounds=parse_slo("--slo", slo).bounds if slo else (),
+        bounds=parse_slo("--slo", ",".join(options["slo"])).bounds if options["slo"] else (),
         traffic=None if rate is None and users is None else Traffic(rate=rate, users=users),
         context_tokens=options["context"],
         price_per_gpu_hour=price,

@@ -168,6 +168,12 @@ def test_a_model_type_nobody_knows_is_read_as_a_llama_where_it_has_its_keys():
             Model.from_config({**LLAMA, key: value})
 
 
+def test_a_model_without_attention_is_said_not_to_be_simulated():
+    mamba = {"model_type": "mamba", "hidden_size": 768, "num_hidden_layers": 24, "state_size": 16}
+    with pytest.raises(BadInput, match=r"Mamba.* are not simulated"):
+        Model.from_config(mamba)
+
+
 def test_gpt_js_keys_are_not_read_of_models_that_only_look_like_it():
     with pytest.raises(BadInput, match="hidden_size"):
         Model.from_config({"model_type": "gpt_bigcode", "n_embd": 6144, "n_layer": 40})
@@ -175,7 +181,13 @@ def test_gpt_js_keys_are_not_read_of_models_that_only_look_like_it():
 
 @pytest.mark.parametrize(
     "odd",
-    [{"head_dim": 0}, {"num_key_value_heads": 0}, {"mlp_only_layers": 3, "num_experts": 8}],
+    [
+        {"head_dim": 0},
+        {"num_key_value_heads": 0},
+        {"num_key_value_heads": 7},
+        {"num_experts_per_tok": 16, "num_experts": 8},
+        {"mlp_only_layers": 3, "num_experts": 8},
+    ],
 )
 def test_odd_values_of_keys_that_may_be_missing_are_refused(odd):
     key = next(iter(odd))

@@ -26,6 +26,11 @@ def test_settings_stand_after_a_question_mark():
     assert deploy(config).kv_tokens == deploy(config).longest == 8192
 
 
+@pytest.mark.parametrize("text", ["sim:vLLM-0.1", "VLLM-0.1?", "sim:Vllm-0.1?&step=8ms"])
+def test_engines_are_named_in_any_case(text):
+    assert parse("TARGET", text).engine == EngineConfig(engine="VLLM-0.1").engine == "vllm-0.1"
+
+
 @given(
     st.builds(
         EngineConfig,
@@ -51,6 +56,7 @@ def test_an_engine_is_written_as_it_is_read(config):
 @pytest.mark.parametrize(
     ("text", "want"),
     [
+        ("sim:vlm?tp=2", "TARGET: 'vlm': want one of "),
         ("sim:vlm", "did you mean vllm?"),
         ("sim:vllm?stp=5ms", "did you mean step?"),
         ("sim:vllm?engine=tgi", "want one of model, gpu"),
@@ -58,11 +64,16 @@ def test_an_engine_is_written_as_it_is_read(config):
         ("sim:vllm?step=5ms&step=6ms", "want step only once"),
         ("sim:vllm?step=soon", "want step to be a time such as 8ms"),
         ("sim:vllm?step=8", "want step to be a time such as 8ms"),
-        ("sim:vllm?step=0", "want step above 0"),
+        ("sim:vllm?step=0", "'step=0': want step to be a time such as 8ms or 85us, above 0"),
+        ("sim:vllm?turnaround=-1s", "8ms or 85us, above 0, not -1s"),
+        ("sim:vllm?context=-1s", "8ms or 85us, or 0, not -1s"),
         ("sim:vllm?context=nan", "want context to be a time"),
         ("sim:vllm?kv_tokens=many", "want kv_tokens to be a whole number"),
-        ("sim:vllm?gpu=a40&step=5ms", "want no step with a gpu"),
-        ("sim:vllm?memory_utilization=1.5", "want memory_utilization in (0, 1], not 1.5"),
+        ("sim:vllm?gpu=a40&step=5ms", "TARGET: 'step=5ms': want no step with a gpu"),
+        (
+            "sim:vllm?gpu=a40&memory_utilization=1.5&tp=2",
+            "TARGET: 'memory_utilization=1.5': want memory_utilization in (0, 1], not 1.5",
+        ),
         ("sim:vllm?memory_utilization=most", "want memory_utilization to be a number"),
         ("sim:vllm?block_tokens=0", "want block_tokens to be 1 or more"),
         ("sim:vllm?max_waiting=0", "want max_waiting to be 1 or more"),

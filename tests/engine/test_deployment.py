@@ -22,6 +22,10 @@ def on(text):
         ("sglang?model=llama-3.1-8b&gpu=rtx-4090", 2048, 2048),
         ("sglang?model=llama-3.1-8b&gpu=a100-sxm-80gb", 2048, 8192),
         ("vllm-0.1?model=llama-2-13b&gpu=h100-sxm-80gb", 256, 2560),
+        # vLLM's sequences left open are no more than the tokens of a step.
+        ("vllm?model=llama-3.1-8b&gpu=h100&max_num_batched_tokens=512", 512, 512),
+        ("vllm?max_num_batched_tokens=64", 64, 64),
+        ("sglang?max_num_batched_tokens=64", 2048, 64),
     ],
 )
 def test_limits_that_are_left_open_are_those_the_engine_takes_on_that_gpu(
@@ -53,13 +57,20 @@ def test_int4_has_the_names_that_its_makers_gave_it(name):
         ("vllm?router=prefix", "router: 'prefix': want one of round_robin"),
         ("vllm?kv_tokens=15", "kv_tokens: '15': want a block at least: 16"),
         ("vllm?kv_tokens=8&block_tokens=9", "kv_tokens: '8': want a block at least: 9"),
-        ("vllm?model=qwen2-7b&gpu=l40s&kv_tokens=577000", "'577000': want at most 576"),
+        ("vllm?model=qwen2-7b&gpu=l40s&kv_tokens=577000", "gpu: .* not kv_tokens=577000"),
         ("vllm?model=qwen2-72b&gpu=l40s&kv_tokens=16", "gpu: 'l40s': want more memory"),
         ("llamacpp?model=qwen2-7b&gpu=l40s", "engine: 'llamacpp': want one of vllm, "),
         ("vllm?model=qwen2-7b&gpu=v100&dtype=bf16", "dtype: 'bf16': want one of fp16, int8, int4"),
         ("vllm?model=qwen2-7b&gpu=v100&dtype=fp8", "dtype: 'fp8': want one of .* on v100-32gb"),
         ("vllm?model=deepseek-v3&gpu=v100&tp=8", "dtype: 'auto': want one of .* kernels for fp8"),
         ("vllm?tp=2", "tp: '2': want it with a gpu"),
+        ("vllm?network_bytes_per_s=1e9", "network_bytes_per_s: .* want it with a gpu"),
+        ("vllm?transfer_bytes_per_s=1e9", "transfer_bytes_per_s: .* want it with a gpu"),
+        ("vllm?gpu=h100", "model: '': want a model with a gpu"),
+        ("tgi?prefill_replicas=1", "'1': want one of sglang, tensorrt-llm, vllm, on a gpu"),
+        ("vllm?max_num_seqs=65&max_num_batched_tokens=64", "max_num_batched_tokens: '64': want 65"),
+        ("vllm?model=qwen2-7b&gpu=l40s&max_num_seqs=4096", "batched_tokens: '2048': want 4096"),
+        ("vllm?model=qwen2-7b&gpu=l40s&memory_utilization=0.3", "with memory_utilization=0.3 no"),
         ("vllm?dtype=fp7", "dtype: 'fp7': want it with a gpu"),
         ("vllm?model=qwen2-72b&gpu=l40s", "gpu: 'l40s': want more memory for qwen2-72b"),
     ],
@@ -143,9 +154,33 @@ def test_a_calibration_with_something_that_nothing_heeds_is_refused(tmp_path, sa
         on(calibration(tmp_path, CALIBRATED.replace(said, instead, 1)))
 
 
-def test_a_setting_that_contradicts_a_calibration_is_refused(tmp_path):
-    with pytest.raises(BadInput, match="want no step with a gpu"):
-        on(f"{calibration(tmp_path, CALIBRATED)}&step=5ms")
+ON_NO_GPU = """
+schema = 1
+[settings]
+model = "mine"
+step = "7ms"
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "settings", "want"),
+    [
+        (CALIBRATED, "step=5ms", "want no step with a gpu"),
+        (CALIBRATED, "gpu=h100", "want gpu l40s, to which it was fitted, not h100"),
+        (ON_NO_GPU, "gpu=h100", "want no gpu: its costs were fitted without one"),
+        (ON_NO_GPU, "model=qwen2-7b", "want no other model than that of its runs, not qwen2-7b"),
+    ],
+)
+def test_a_setting_that_contradicts_a_calibration_is_refused(tmp_path, text, settings, want):
+    with pytest.raises(BadInput, match=want):
+        on(f"{calibration(tmp_path, text)}&{settings}")
+
+
+def test_the_gpu_of_a_calibration_has_all_its_names(tmp_path):
+    target = calibration(tmp_path, CALIBRATED)
+    config = parse("TARGET", f"sim:{target}&gpu=NVIDIA%20L40S")
+    assert settle(config) == settle(parse("TARGET", f"sim:{target}"))
+    assert on(f"{calibration(tmp_path, ON_NO_GPU)}&model=mine").model == "mine"
 
 
 def test_the_share_of_the_memory_is_what_each_engine_takes_it_for():

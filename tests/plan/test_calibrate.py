@@ -150,6 +150,8 @@ def test_kernels_of_a_gpu_are_fitted_too(tmp_path):
     true = tmp_path / "true.toml"
     true.write_text(calibration.text(changed))
     target = f"{ON_GPU}&calibration={true}"
+    assert error_bar(parse("TARGET", target), "latency").like == "calibrated"
+    assert error_bar(parse("TARGET", f"{target}&dtype=int4"), "latency").like == "narrow"
     seen = [
         stage
         for k, load in enumerate(("users:1", "users:16"))
@@ -160,11 +162,58 @@ def test_kernels_of_a_gpu_are_fitted_too(tmp_path):
     assert found.constants["compute"] == pytest.approx(changed.constants["compute"], rel=0.1)
     path = tmp_path / "fitted.toml"
     path.write_text(calibration.text(found))
+    called = f"sim:VLLM?calibration={path}&gpu=A100&model=meta-llama/Llama-2-7b-hf"
+    assert error_bar(parse("TARGET", called), "latency").like == "calibrated"
     other = measured(target, "users:6", tmp_path, seed=9)
     rows = predict(parse("TARGET", f"sim:vllm?calibration={path}"), other)
     errors = np.abs([row.error for row in rows])
     assert np.median(errors) < 0.01
     assert errors.max() < 0.03
+
+
+def test_a_fit_that_no_such_gpu_can_have_is_doubted_wherever_it_is_told(tmp_path):
+    seen = [
+        stage
+        for k, load in enumerate(("users:1", "users:16"))
+        for stage in measured(ON_GPU.replace("a100-sxm-80gb", "h200"), load, tmp_path, seed=k)
+    ]
+    found = calibrate(parse("TARGET", ON_GPU), seen)
+    assert found.constants["hbm"] > 1
+    why = "times the datasheet's peak, which none reaches: was it this GPU, this model"
+    assert why in found.doubts
+    path = tmp_path / "server.toml"
+    path.write_text(calibration.text(found))
+    assert why in path.read_text().splitlines()[1]
+    config = parse("TARGET", f"sim:vllm?calibration={path}")
+    planned = error_bar(config, "throughput")
+    assert planned.like == "dense"
+    assert why in planned.source
+    apart = msgspec.structs.replace(found, uncertainty={"hbm": 0.5, "compute": 0.5})
+    assert not apart.doubts  # these runs do not tell
+
+
+def test_a_fit_that_is_far_from_its_own_runs_has_error_bars_as_wide(fitted, tmp_path):
+    found, path = fitted
+    assert not found.doubts
+    usual = error_bar(EngineConfig(calibration=str(path)), "latency")
+    far = [msgspec.structs.replace(one, predicted_s=one.measured_s * 0.7) for one in found.residual]
+    poor = msgspec.structs.replace(found, residual=far)
+    other = tmp_path / "poor.toml"
+    other.write_text(calibration.text(poor))
+    wide = error_bar(EngineConfig(calibration=str(other)), "latency")
+    assert usual.p90 < wide.p90 == pytest.approx(1 / 0.7 - 1)
+    assert "one in ten is 43% off or more" in wide.source
+
+
+NO_TIME = """
+settings = {}
+[[residual]]
+load = "users:1"
+metric = "ttft_s"
+statistic = "mean"
+measured_s = 0.0
+predicted_s = 1.0
+"""
 
 
 @pytest.mark.parametrize(
@@ -173,6 +222,7 @@ def test_kernels_of_a_gpu_are_fitted_too(tmp_path):
         ("nonsense", "servescope calibrate"),
         ("schema = 1\n[settings]\nengin = 'vllm'\n", "engin"),
         ("schema = 2\n[settings]\nengine = 'vllm'\n", "want schema 1"),
+        (NO_TIME, "measured_s"),
     ],
 )
 def test_a_file_that_is_none_is_refused_in_one_line(tmp_path, text, want):

@@ -35,6 +35,7 @@ def test_json_holds_the_answers_and_their_errors(command):
     assert found["costs"][0]["per_hour"] == 2.5
     assert found["shares"]["error"]["p90"] > 0
     assert found["rate"] is None
+    assert "at $1.30 a GPU and hour" in command(*BASE)[1]
 
 
 def test_sides_are_laid_side_by_side(command):
@@ -82,6 +83,8 @@ def test_list_prints_all_names_and_settings(command):
         ([*BASE[:-2], "--tp", "two"], "want sizes such as 1,2,4"),
         ([*BASE, "--dtype", "fp17"], "did you mean fp16"),
         ([*BASE, "--slo", "ttft<2"], "with its unit"),
+        ([*BASE, "--slo", ""], "want bounds such as"),
+        ([*BASE, "--context", "5000"], "want at most 4096"),
         ([*BASE, "--slo", "itl_p99<50ms"], "times of single tokens"),
         ([*BASE, "--input-tokens", "uniform:9"], "uniform:LOW-HIGH"),
         ([*BASE, "--rate", "0"], "above 0"),
@@ -143,13 +146,15 @@ def test_each_model_of_a_comparison_keeps_its_own_format_of_weights(command):
 
 
 def test_the_error_bar_takes_more_replicas_only_where_its_low_end_is_not_enough(command):
-    def needed(rate):
-        words = ("plan", "--model", "llama-3.1-8b", "--gpu", "h100", "--tp", 1, "--json")
-        found = json.loads(command(*words, "--rate", rate)[1])["fleet"]
+    words = ("plan", "--model", "llama-3.1-8b", "--gpu", "h100", "--tp", 1, "--json")
+    full_per_s = json.loads(command(*words)[1])["choice"]["sizes"][0]["requests_per_s"]
+
+    def needed(load):
+        found = json.loads(command(*words, "--rate", load * full_per_s)[1])["fleet"]
         return found["replicas"], found["cautious_replicas"]
 
-    assert needed(20) == (1, 1)
-    assert needed(38) == (1, 2)
+    assert needed(0.5) == (1, 1)
+    assert needed(0.85) == (1, 2)
 
 
 def test_users_without_an_slo_get_replicas_that_are_not_full(command):

@@ -6,7 +6,8 @@ import pytest
 from servescope.errors import BadInput
 from servescope.plan.answers import Question, answer, compare
 from servescope.plan.fleet import Traffic
-from servescope.report.plan import comparison, plan
+from servescope.report.plan import plan
+from servescope.report.plan_sides import comparison
 from tests.plan.asked import LLAMA, bounds, with_, workload
 
 
@@ -53,5 +54,19 @@ def test_a_comparison_says_what_its_figures_are_and_plans_the_traffic():
     told = comparison(found)
     for words in ("within SLO: requests/s a GPU", "x 1024 tokens", "GPUs for 9 requests/s"):
         assert words in told
+    assert "limits" not in told
     question = msgspec.structs.replace(question, bounds=(), traffic=None)
     assert "full: requests/s a GPU" in comparison(compare(question, "--compare", "tp=1,2"))
+
+
+def test_sides_that_the_api_server_limits_say_so():
+    question = Question(
+        config=with_(LLAMA, model="smollm2-135m", gpu="h100-sxm-80gb"),
+        workload=workload("64", "16"),
+        sizes=(1,),
+    )
+    found = compare(question, "--compare", "gpu=h100-sxm-80gb,b200")
+    assert [round(side.front_end, 2) for side in found.sides] == [1, 1]
+    told = comparison(found)
+    assert "front end busy" in told
+    assert "the API server's process limits it" in told

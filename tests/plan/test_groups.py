@@ -11,7 +11,8 @@ from servescope.plan.fleet import Traffic
 from servescope.plan.rate import highest_rate
 from servescope.plan.shares import shares
 from servescope.plan.workload import Workload
-from servescope.report.plan import comparison, plan
+from servescope.report.plan import plan
+from servescope.report.plan_sides import comparison
 
 ONE = EngineConfig(model="llama-3.1-8b", gpu="h100-sxm-80gb", router="least_loaded")
 TWO = msgspec.structs.replace(ONE, replicas=2)

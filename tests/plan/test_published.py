@@ -5,6 +5,7 @@ tasks have small prompts and answers, long ones large.
 """
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -64,4 +65,7 @@ def test_validate_prints_the_tables_and_changes_no_file(command, tmp_path):
     assert whole["source"] == "all but fractions"
     assert set(whole) >= {"median", "mean", "p90", "bias", "orders", "orders_right"}
     assert len(found["cells"]) >= 522
+    predicted = sum(cell["predicted"] is not None for cell in found["cells"])
+    words = f"from {predicted} published measurements"
+    assert words in (Path(__file__).parents[2] / "README.md").read_text("utf-8")
     assert not list(tmp_path.iterdir())

@@ -78,3 +78,14 @@ def test_a_front_end_that_is_slower_than_the_engine_caps_its_throughput():
     assert found.limit == "front_end"
     assert found.elasticity["front_end"] == pytest.approx(1, abs=0.05)
     assert found.front_end == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("network_bytes_per_s", [3e9, 12.5e9])
+def test_a_network_between_nodes_is_part_of_the_interconnect(network_bytes_per_s):
+    # Beyond 12.5 GB/s it is taken for another kind, of less latency, which is no better bandwidth.
+    config = EngineConfig(model="llama-2-70b", gpu="h100-sxm-80gb", tp=16, nodes=2)
+    config = with_(config, network_bytes_per_s=network_bytes_per_s)
+    found = shares(config, workload("512", "32"))
+    spent = found.resources["interconnect"]
+    assert spent > 0.5
+    assert found.elasticity["interconnect"] == pytest.approx(spent, abs=0.15)

@@ -1,5 +1,6 @@
 """Requests that are refused, and the figures that an SLO bounds."""
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -29,6 +30,16 @@ def test_a_rate_within_an_slo_is_of_answered_requests():
     assert last.missed is None
     assert last.refused > 0.05
     assert found.requests_per_s == pytest.approx(last.requests_per_s * (1 - last.refused))
+
+
+def test_hardly_any_requests_refused_are_not_said_to_be_none():
+    found = answer(Question(config=SMALL, workload=workload(), bounds=bounds("ttft_p99<2s")))
+    first, *others = found.rate.curve
+    few = msgspec.structs.replace(first, refused=2e-4)
+    rate = msgspec.structs.replace(found.rate, curve=[few, *others])
+    told = plan(msgspec.structs.replace(found, rate=rate))
+    assert "<0.1% refused" in told
+    assert "0.0% refused" not in told
 
 
 def test_replicas_that_refuse_are_not_enough():

@@ -39,6 +39,34 @@ def test_error_bars_of_an_architecture_that_nobody_measured_are_wider_and_say_wh
     assert "measurement of this GPU's architecture" in other.source
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"pp": 2}, "pipeline stages, of which no measurement is published"),
+        ({"tp": 2, "nodes": 2}, "several nodes, of which the one published run"),
+        ({"pp": 2, "dtype": "fp8"}, "pipeline stages"),
+    ],
+)
+def test_error_bars_of_pipelines_and_several_nodes_are_the_widest_and_say_why(settings, words):
+    one, more, unmeasured = (
+        error_bar(EngineConfig(model="qwen2-7b", gpu=gpu, **also), "latency")
+        for gpu, also in (("h100", {}), ("h100", settings), ("b200", {}))
+    )
+    assert more.p90 > one.p90
+    assert (more.p50, more.p90) == (unmeasured.p50, unmeasured.p90)
+    assert words in more.source
+
+
+def test_of_several_classes_that_a_deployment_belongs_to_the_widest_error_bar_is_its_own():
+    def p90(metric, **settings):
+        return error_bar(EngineConfig(gpu="h100", tp=8, **settings), metric).p90
+
+    dense, experts = {"model": "qwen2-72b"}, {"model": "mixtral-8x7b"}
+    one = error_bar(EngineConfig(gpu="h100", tp=2, **experts), "latency").p90
+    assert p90("latency", **experts) == max(one, p90("latency", **dense)) > one
+    assert p90("kv_tokens", **experts) > p90("kv_tokens", **dense)
+
+
 def test_an_architecture_counts_as_measured_from_five_figures_on(cells):
     """Those that the host alone decides not counted; two architectures have theirs in traces."""
     figures = Counter(

@@ -33,10 +33,10 @@ _GEMMA3 = {  # its files leave out what is the default of transformers' Gemma3Te
 }
 _OTHER_KINDS = (
     *("hybrid_override_pattern", "mamba_d_state", "attn_layer_period", "linear_num_key_heads"),
-    *("interleave_moe_layer_step", "moe_num_experts"),
+    *("interleave_moe_layer_step", "moe_num_experts", "state_size", "ssm_cfg", "block_types"),
 )
 """Keys of models whose layers differ in ways that Llama's keys do not tell: Mamba or linear
-attention in some, experts in every other or by another name."""
+attention in some or in all, experts in every other or by another name."""
 _ALSO_CALLED = {"awq": "int4", "gptq": "int4", "w4a16": "int4", "w8a8": "int8"}
 _STORED_AS = {
     "fp8": "fp8", "fbgemm_fp8": "fp8", "float8": "fp8", "int8": "int8",
@@ -132,6 +132,14 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
         kind, experts = keys.kind, keys.experts()
         hidden, heads = keys.whole("hidden_size"), keys.whole("num_attention_heads")
         layers, ffn = keys.whole("num_hidden_layers"), keys.get("intermediate_size")
+        kv_heads = keys.whole("num_key_value_heads", heads)
+        if heads % kv_heads:
+            want = f"want a divisor of the {heads} of num_attention_heads"
+            raise BadInput("model", f"num_key_value_heads={kv_heads}", want)
+        per_token = keys.whole("num_experts_per_tok") if experts else 0
+        if per_token > experts:
+            want = f"want {experts} at most, as many as there are experts"
+            raise BadInput("model", f"num_experts_per_tok={per_token}", want)
         expert_ffn = keys.whole("moe_intermediate_size", ffn) if experts else 0
         shared = keys.whole("n_shared_experts", 0) * expert_ffn
         default_ffn = 4 * hidden if kind == "gptj" else expert_ffn or None
@@ -141,7 +149,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
             layers=layers,
             hidden=hidden,
             heads=heads,
-            kv_heads=keys.whole("num_key_value_heads", heads),
+            kv_heads=kv_heads,
             head_dim=keys.whole("head_dim", hidden // heads),
             vocab=keys.whole("vocab_size"),
             context_tokens=keys.whole("max_position_embeddings", 2048),
@@ -150,7 +158,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
             ffn=keys.whole("intermediate_size", default_ffn),
             ffn_matrices=2 if kind in _TWO_MATRICES else 3,
             experts=experts,
-            experts_per_token=keys.whole("num_experts_per_tok") if experts else 0,
+            experts_per_token=per_token,
             expert_ffn=expert_ffn,
             shared_ffn=keys.whole("shared_expert_intermediate_size", shared) if experts else 0,
             dense_layers=keys.dense_layers(layers) if experts else layers,
@@ -300,7 +308,10 @@ class _Keys:
         """Raise BadInput for a model whose shape these keys do not tell."""
         for key in _OTHER_KINDS:
             if self.get(key) is not None:
-                want = f"want a model without {key}: its layers are not all of Llama's kinds"
+                want = (
+                    f"want a model without {key}: layers of other kinds than Llama's (Mamba, linear"
+                )
+                want += " attention, experts in some of them) are not simulated"
                 raise BadInput("model", self.kind, want)
 
     def experts(self) -> int:

@@ -10,21 +10,30 @@ import json
 import math
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
+import numpy as np
 
-from servescope.engine.config import EngineConfig
+from servescope.engine.config import UNNAMED, EngineConfig
 from servescope.errors import BadInput
 from servescope.plugins import one_of
 
 if TYPE_CHECKING:
     from servescope.catalog import Gpu, Overheads
 
+_Seconds = Annotated[float, msgspec.Meta(gt=0)]
+
 SCHEMA = 1
 _UNHEEDED = {"request_s", "token_s", "memory_utilization"}
 """Of `Overheads`: a calibrated front end is within the turnaround, and the share of memory is a
 setting."""
+_SHARES = ("hbm", "compute")
+"""Fitted constants that are shares of the datasheet's peaks."""
+_TYPICAL = ("mean", "p50", "p90")
+"""Statistics that constants are fitted to."""
+_FAR = 0.2
+"""The P90 that calibrations are taken to have (`plan/error_bars.toml`): this one leaves more."""
 
 
 class Residual(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,8 +45,8 @@ class Residual(msgspec.Struct, frozen=True, kw_only=True):
     """ttft_s, tpot_s or e2e_s."""
     statistic: str
     """mean, p50, p90, p95 or p99."""
-    measured_s: float
-    predicted_s: float
+    measured_s: _Seconds
+    predicted_s: _Seconds
 
     @property
     def error(self) -> float:
@@ -60,16 +69,42 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Where it came from: runs, version, time."""
     residual: list[Residual] = []
 
+    @property
+    def left(self) -> tuple[float, float]:
+        """Median and P90 of what the fit leaves of means, medians and P90s, as error bars: the
+        larger of predicted over measured and measured over predicted, less 1."""
+        typical = [one for one in self.residual if one.statistic in _TYPICAL]
+        logs = np.array([math.log(one.predicted_s / one.measured_s) for one in typical] or [0.0])
+        median, p90 = np.expm1(np.percentile(np.abs(logs), (50, 90)))
+        return float(median), float(p90)
+
+    @property
+    def beyond(self) -> str:
+        """Constants that no GPU can reach, by more than two standard errors; '': none."""
+        least = {
+            name: share * (1 - 2 * self.uncertainty.get(name, 0.0))
+            for name, share in self.constants.items()
+            if name in _SHARES
+        }
+        return " and ".join(f"{k} {self.constants[k]:.3g}" for k, v in least.items() if v > 1)
+
+    @property
+    def doubts(self) -> str:
+        """Why it should not be trusted, in one line; '': nothing tells so."""
+        found = []
+        if self.beyond:
+            asked = "was it this GPU, this model and this dtype that ran?"
+            found.append(f"{self.beyond} times the datasheet's peak, which none reaches: {asked}")
+        if self.left[1] > _FAR:
+            found.append(f"of its own runs' figures one in ten is {self.left[1]:.0%} off or more")
+        return "; ".join(found)
+
     def settled(self, config: EngineConfig) -> EngineConfig:
         """The settings, with those of the file where the user left the default.
 
         Raises BadInput where they contradict each other.
         """
-        for name in ("engine", "gpu"):
-            said, fitted = getattr(config, name), self.settings.get(name)
-            if said != fitted and (name == "engine" or said is not None):
-                want = f"want {name} {fitted}, to which it was fitted, not {said}"
-                raise BadInput("calibration", config.calibration, want)
+        config = self._checked(config)
         own = {
             field.name: self.settings[field.name]
             for field in msgspec.structs.fields(config)
@@ -79,6 +114,26 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             return msgspec.structs.replace(config, **own)
         except ValueError as error:  # of __post_init__
             raise BadInput("calibration", config.calibration, str(error)) from None
+
+    def _checked(self, config: EngineConfig) -> EngineConfig:
+        """The settings, with the GPU called as in the file; BadInput where it is of another."""
+        like, want = msgspec.convert(self.settings, EngineConfig), ""
+        if config.engine != like.engine:
+            want = f"want engine {like.engine}, to which it was fitted, not {config.engine}"
+        elif like.gpu is None:
+            if config.gpu is not None:
+                want = "want no gpu: its costs were fitted without one"
+            elif config.model not in (UNNAMED, like.model):
+                want = f"want no other model than that of its runs, not {config.model}"
+        elif config.gpu is not None:
+            from servescope import catalog  # noqa: PLC0415 (only where a GPU is named)
+
+            if catalog.gpu(config.gpu) == catalog.gpu(like.gpu):
+                return msgspec.structs.replace(config, gpu=like.gpu)
+            want = f"want gpu {like.gpu}, to which it was fitted, not {config.gpu}"
+        if want:
+            raise BadInput("calibration", config.calibration, want)
+        return config
 
     def apply(self, gpu: Gpu, overheads: Overheads) -> tuple[Gpu, Overheads]:
         """The GPU and the engine, with the fitted constants."""
@@ -123,6 +178,7 @@ def text(calibration: Calibration) -> str:
     """The file's text, without what is empty."""
     tables = msgspec.to_builtins(calibration)
     lines = ["# Written by `servescope calibrate`; read by sim: targets and `servescope plan`."]
+    lines += [f"# Doubtful: {calibration.doubts}"] * bool(calibration.doubts)
     lines.append(f"schema = {tables.pop('schema')}")
     residuals = tables.pop("residual")
     for name, table in tables.items():

@@ -26,6 +26,8 @@ BUSY = {
 """What those engines say that turn requests away; to a stream, they say it after a 200."""
 
 SCHEME = "sim:"
+UNNAMED = "servescope-sim"
+"""The model, where none is named."""
 
 _POLICIES = {"tgi": "tgi-1.0", "lightllm": "lightllm-2023", "llamacpp": "vllm"}
 """Whose scheduler an engine has that is not named like its own."""
@@ -35,6 +37,8 @@ COSTS = {"step": "8ms", "prefill": "85us", "sequence": "20us", "context": "90ns"
 
 _LEAST = {"max_waiting": 1, "max_model_len": 2, "prefill_replicas": 0}
 """The least value of a setting that is a number, where it is not 1."""
+_ABOVE_0 = ("step", "turnaround")
+"""Times that cannot be nothing: the clock would stand still."""
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -44,8 +48,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """
 
     engine: str = "vllm"
-    """Whose scheduler it has, and whom it imitates."""
-    model: str = "servescope-sim"
+    """Whose scheduler it has, and whom it imitates; in any case."""
+    model: str = UNNAMED
     """With a GPU, one of the catalogue or a path to a config.json; without, just a name."""
     gpu: str | None = None
     """One of the catalogue: then costs and memory are those of the model on it."""
@@ -97,14 +101,12 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     Without it, a closed loop would just catch the step that a real one just misses."""
 
     def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "engine", self.engine.lower())
         if self.engine not in (known := names()):
             raise ValueError(f"want {one_of(self.engine, known)}, not {self.engine}")
-        for name in ("step", "turnaround"):
-            said = getattr(self, name)
-            if said is not None and not _seconds(name, said):
-                raise ValueError(f"want {name} above 0, such as {name}=500us")
-        for name in COSTS:
-            self.cost_s(name)
+        for name in (*COSTS, "turnaround"):
+            if (time := getattr(self, name)) is not None:
+                _seconds(name, time)
         _numbers("batch_scaling", self.batch_scaling)
         said = [name for name in (*COSTS, "batch_scaling") if getattr(self, name) is not None]
         if said and self.gpu is not None:
@@ -174,9 +176,10 @@ def parse(field: str, text: str) -> EngineConfig:
     Raises BadInput naming `field`.
     """
     name, _, query = text.strip().removeprefix(SCHEME).partition("?")
+    parts = list(filter(None, query.split("&")))
     kinds = {f.name: f.type for f in msgspec.structs.fields(EngineConfig) if f.name != "engine"}
     settings: dict[str, Any] = {"engine": name} if name else {}
-    for part in query.split("&") if query else []:
+    for part in parts:
         key, equals, value = part.partition("=")
         if key not in kinds:
             raise BadInput(field, part, f"want {one_of(key, kinds)}")
@@ -192,18 +195,23 @@ def parse(field: str, text: str) -> EngineConfig:
             raise BadInput(field, part, f"want {key} to be {want}") from None
     try:
         return EngineConfig(**settings)
-    except ValueError as error:
-        raise BadInput(field, text, str(error)) from None
+    except ValueError as error:  # the first setting that it names is the one that is wrong
+        by_key = {part.partition("=")[0]: part for part in parts}
+        wrong = (by_key[word] for word in str(error).split() if word in by_key)
+        raise BadInput(field, next(wrong, name), str(error)) from None
 
 
 def _seconds(name: str, said: float | str) -> float:
-    want = f"want {name} to be a time such as 8ms, 85us or 0, not {said}"
+    """Seconds; ValueError where they are none, or 0 where that cannot be."""
+    least = ", above 0" if name in _ABOVE_0 else ", or 0"
+    want = f"want {name} to be a time such as 8ms or 85us{least}, not {said}"
     try:
         seconds = parse_duration_s(name, said) if isinstance(said, str) else float(said)
     except BadInput:
         raise ValueError(want) from None
     without_unit = isinstance(said, str) and said[-1:].isdigit() and seconds > 0  # 8 ms, or 8 s?
-    if without_unit or not (math.isfinite(seconds) and seconds >= 0):
+    is_time = 0 < seconds < math.inf or (seconds == 0 and name not in _ABOVE_0)
+    if without_unit or not is_time:
         raise ValueError(want)
     return seconds
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from servescope.engine.calibration import read
+from servescope.engine.config import UNNAMED
 from servescope.engine.cost import LinearCost
 from servescope.engine.disaggregation import NO_TRANSFER, Transfer
 from servescope.engine.front_end import NO_FRONT_END, FrontEndCost
-from servescope.engine.policies import policy
+from servescope.engine.policies import policies, policy
 from servescope.engine.routers import ROUTERS
 from servescope.engine.scheduler import FOREVER
 from servescope.errors import BadInput
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
 SEQUENCES, TOKENS = 256, 16384
 """In a batch and in a step, when memory is set aside for activations, where neither settings nor
 the policy have a limit."""
-_OF_A_GPU = ("tp", "pp", "nodes", "dtype", "kv_dtype", "memory_utilization")
+_OF_A_GPU = (
+    *("tp", "pp", "nodes", "dtype", "kv_dtype", "memory_utilization"),
+    *("network_bytes_per_s", "transfer_bytes_per_s"),
+)
 """Settings that say nothing without a GPU."""
 
 
@@ -86,6 +90,9 @@ def settle(config: EngineConfig) -> EngineConfig:
         return config
     from servescope import catalog  # noqa: PLC0415 (only where a GPU is named)
 
+    if config.model == UNNAMED:
+        want = "want a model with a gpu: a name of `servescope plan --list`, or a path to a"
+        raise BadInput("model", "", f"{want} config.json")
     model, gpu = catalog.model(config.model), catalog.gpu(config.gpu)
     share = config.memory_utilization or _overheads(config).memory_utilization
     dtype = catalog.weight_format(config.dtype, model, gpu)
@@ -122,13 +129,12 @@ def deploy(declared: EngineConfig, on: tuple[Gpu, Overheads] | None = None) -> D
     config, kind = settle(declared), policy(declared.policy)
     _check(config, kind)
     if config.gpu is None:
-        return Deployment(declared, config, LinearCost.of(config))
+        return Deployment(declared, _limited(config, kind), LinearCost.of(config))
     from servescope import catalog  # noqa: PLC0415 (only where a GPU is named)
     from servescope.engine.costs import Network, roofline_of  # noqa: PLC0415
 
     model, (gpu, overheads) = catalog.model(config.model), on or hardware(config)
-    limits = {k: v for k, v in kind.limits_on(gpu).items() if getattr(config, k) is None}
-    config = msgspec.structs.replace(config, **limits)
+    config = _limited(config, kind, gpu)
     tp, pp, weights, kv_dtype = config.tp, config.pp, config.dtype, config.kv_dtype
     cost = roofline_of(
         model,
@@ -153,11 +159,30 @@ def deploy(declared: EngineConfig, on: tuple[Gpu, Overheads] | None = None) -> D
     return Deployment(declared, concrete, cost, front_end, transfer)
 
 
+def _limited(config: EngineConfig, kind: type[Engine], gpu: Gpu | None = None) -> EngineConfig:
+    """With the limits that the engine takes on that GPU, where it has one and they are left open.
+
+    Today's vLLM has no more sequences in a batch than tokens in a step (v0.19,
+    vllm/engine/arg_utils.py), and refuses to start with more (vllm/config/scheduler.py).
+    """
+    limits = {} if gpu is None else kind.limits_on(gpu)
+    left_open = {k: v for k, v in limits.items() if getattr(config, k) is None}
+    found = msgspec.structs.replace(config, **left_open)
+    tokens = found.max_num_batched_tokens or kind.max_num_batched_tokens
+    sequences = found.max_num_seqs or kind.max_num_seqs
+    if config.engine != "vllm" or sequences <= tokens:
+        return found
+    if config.max_num_seqs is None:
+        return msgspec.structs.replace(found, max_num_seqs=tokens)
+    want = f"want {sequences} or more, as many as max_num_seqs: vLLM does not start with fewer"
+    raise BadInput("max_num_batched_tokens", str(tokens), want)
+
+
 def _room(
     config: EngineConfig, kind: type[Engine], model: Model, gpu: Gpu, overheads: Overheads
 ) -> int:
     """Tokens of the KV cache: those asked for, if there can be so many, or what the engine finds
-    room for. BadInput names `kv_tokens`, or `gpu` where the weights leave none."""
+    room for. BadInput names `gpu` where the weights leave too little."""
     from servescope.engine.costs import kv_tokens  # noqa: PLC0415 (only where a GPU is named)
 
     weights, tp, pp = config.dtype, config.tp, config.pp
@@ -180,16 +205,16 @@ def _room(
     # What an engine reports may be more than is reckoned here, so what is asked for is held against
     # all that the driver reports, with nothing but the weights beside it: nobody can have more.
     most = beside(utilization=1.0)
-    if min(room, most) < (config.block_tokens or kind.block_tokens):
+    block_tokens = config.block_tokens or kind.block_tokens
+    if not block_tokens <= room <= most:
         need, there = model.weight_bytes(weights, tp, pp) / 1e9, gpu.memory_bytes / 1e9
-        want = (
-            f"want more memory for {model.name}: its weights take {need:.1f} GB of each GPU's "
-            f"{there:.1f} GB, and nothing is left for the KV cache"
-        )
-        raise BadInput("gpu", config.gpu or "", want)
-    if room > most:
-        want = f"want at most {most}, all that fit beside {model.name}'s weights on {gpu.name}"
-        raise BadInput("kv_tokens", str(room), f"{want} with tp={tp}" + f", pp={pp}" * (pp > 1))
+        left = "nothing is left for the KV cache"
+        if room < block_tokens <= most:
+            left = f"with memory_utilization={config.memory_utilization:g} {left}"
+        elif room > most >= block_tokens:
+            left = f"{most} tokens fit beside them, not kv_tokens={room}"
+        want = f"its weights take {need:.1f} GB of each GPU's {there:.1f} GB, and {left}"
+        raise BadInput("gpu", config.gpu or "", f"want more memory for {model.name}: {want}")
     return room
 
 
@@ -209,5 +234,6 @@ def _check(config: EngineConfig, kind: type[Engine]) -> None:
         if config.gpu is None and field.name in _OF_A_GPU and said != field.default:
             raise BadInput(field.name, str(said), "want it with a gpu: without one it says nothing")
     if config.prefill_replicas and (config.gpu is None or not kind.disaggregates):
-        want = "want none without a gpu, or with another engine than vllm, sglang and tensorrt-llm"
+        able = ", ".join(name for name, one in policies().items() if one.disaggregates)
+        want = f"want one of {able}, on a gpu: others do not compute prompts on replicas apart"
         raise BadInput("prefill_replicas", str(config.prefill_replicas), want)

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from servescope import __version__, catalog
+from servescope import __version__
 from servescope.engine.config import EngineConfig, parse
 from servescope.engine.deployment import deploy, hardware, settle
 from servescope.errors import BadInput
 from servescope.plan.cost import Cost, cost
-from servescope.plan.error_bars import ErrorBar, error_bar
+from servescope.plan.error_bars import FITTED, ErrorBar, error_bar
 from servescope.plan.fleet import Fleet, Traffic, fleet
-from servescope.plan.memory import SIZES, Memory
+from servescope.plan.memory import SIZES, Memory, memory
 from servescope.plan.rate import Rate, highest_rate
 from servescope.plan.shares import Shares, shares
 from servescope.plan.size import Choice, Size, choose, size
-from servescope.plan.workload import too_long
+from servescope.plan.workload import DRAWN, too_long
 from servescope.plugins import one_of
 
 if TYPE_CHECKING:
@@ -25,10 +25,6 @@ if TYPE_CHECKING:
     from servescope.plan.workload import Workload
 
 UTILIZATIONS = (0.2, 0.4, 0.9)
-_FITTED = ("engine", "model", "gpu", "tp", "pp", "nodes", "dtype", "kv_dtype")
-"""Settings that a calibration's constants do not transfer over."""
-_DRAWN = 2000
-"""Requests whose lengths are looked at."""
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,8 +46,10 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
 
     memory_utilization: float
     memory: Memory
+    why_not: str
+    """Why it serves none of the requests, though the model fits."""
     output_tokens_per_s: float | None
-    """When full; None where it does not fit."""
+    """When full; None where it serves nothing."""
     error: ErrorBar | None = None
 
 
@@ -71,8 +69,10 @@ class Answers(msgspec.Struct, frozen=True, kw_only=True):
     choice: Choice
     rate: Rate | None = None
     """None without an SLO."""
+    traffic: Traffic | None = None
     fleet: Fleet | None = None
-    """None without traffic, or where not even one request at a time is served within the SLO."""
+    """None without traffic, where not even one request at a time is served within the SLO, or where
+    `MOST_REPLICAS` are not enough."""
     costs: list[Cost] = []
     utilization: list[Setting] = []
     shares: Shares | None = None
@@ -108,6 +108,7 @@ def answer(question: Question) -> Answers:
         "seed": workload.seed,
         "slo": [bound.text for bound in bounds],
         "choice": choice,
+        "traffic": question.traffic,
     }
     if choice.tp is None:
         return Answers(target=str(config), **about)
@@ -121,12 +122,12 @@ def answer(question: Question) -> Answers:
     deployment = deploy(config)
     return Answers(
         target=str(config),
-        refused=float(too_long(deployment, *workload.draw(_DRAWN)).mean()),
+        refused=float(too_long(deployment, *workload.draw(DRAWN)).mean()),
         longest=deployment.longest,
         rate=rate,
         fleet=needed,
         costs=_costs(question, config, chosen, rate, needed),
-        utilization=[] if settle(config).gpu is None else _utilizations(question, config, chosen),
+        utilization=_utilizations(question, config, chosen),
         shares=shares(config, workload, users),
         latency_error=error_bar(config, "latency"),
         **about,
@@ -134,7 +135,7 @@ def answer(question: Question) -> Answers:
 
 
 def _needed(question: Question, config: EngineConfig, chosen: Size) -> Fleet | None:
-    """None without traffic, or where none is enough."""
+    """None without traffic, or where no number that can be simulated is enough."""
     if question.traffic is None or (chosen.rate is not None and not chosen.rate.requests_per_s):
         return None
     return fleet(
@@ -148,7 +149,8 @@ def _needed(question: Question, config: EngineConfig, chosen: Size) -> Fleet | N
 
 
 def sizes_of(question: Question) -> list[int]:
-    """The sizes to try. Raises BadInput where one asked for cannot be."""
+    """The sizes to try: those asked for, or else those of `SIZES` that can be. Raises BadInput
+    where one asked for cannot be, or none."""
     settled = settle(question.config)
     if settled.calibration is not None or settled.gpu is None:
         wrong = [size for size in question.sizes if size != settled.tp]
@@ -156,15 +158,20 @@ def sizes_of(question: Question) -> list[int]:
             want = f"want {settled.tp}, that of the calibration: its constants do not transfer to"
             raise BadInput("--tp", wrong[0], f"{want} other sizes")
         return [settled.tp]
-    heads = catalog.model(settled.model).heads
     asked = question.sizes or ((settled.tp,) if settled.tp > 1 else ())
-    wrong = [size for size in asked if heads % size]
-    if wrong:
-        name = catalog.model(settled.model).name
-        raise BadInput("--tp", wrong[0], f"want a divisor of the {heads} heads of {name}")
-    if asked:
-        return list(asked)
-    return [size for size in SIZES if not heads % size and not size * settled.pp % settled.nodes]
+    found: list[int] = []
+    impossible: list[BadInput] = []
+    for tp in asked or SIZES:
+        try:
+            memory(msgspec.structs.replace(settled, tp=tp), question.context_tokens)
+            found.append(tp)
+        except BadInput as error:
+            if error.field not in ("tp", "nodes"):
+                raise
+            impossible.append(BadInput("--tp", tp, error.want) if asked else error)
+    if impossible and (asked or not found):
+        raise impossible[0]
+    return found
 
 
 def _costs(
@@ -195,8 +202,10 @@ def _costs(
 
 
 def _utilizations(question: Question, config: EngineConfig, chosen: Size) -> list[Setting]:
-    own = settle(config).memory_utilization
-    assert own is not None  # noqa: S101 (it has a GPU)
+    settled = settle(config)
+    own = settled.memory_utilization
+    if own is None or settled.kv_tokens is not None:  # nothing depends on it
+        return []
 
     def at(share: float) -> Size:
         if share == own:
@@ -209,7 +218,8 @@ def _utilizations(question: Question, config: EngineConfig, chosen: Size) -> lis
         Setting(
             memory_utilization=share,
             memory=one.memory,
-            output_tokens_per_s=one.output_tokens_per_s if one.memory.fits else None,
+            why_not=one.why_not,
+            output_tokens_per_s=one.output_tokens_per_s if one.serves else None,
             error=chosen.error,
         )
         for share, one in sizes.items()
@@ -224,26 +234,29 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
 
     label: str
     target: str
-    price_per_gpu_hour: float | None
-    fits: bool
-    tp: int | None
+    price_per_gpu_hour: float | None = None
+    why_not: str = ""
+    """Why it serves nothing; what follows is then empty."""
+    tp: int | None = None
     gpus: int | None = None
     """Of one replica, or of the group that is declared."""
     output_tokens_per_s: float | None = None
     """Of all those, when full."""
     ratio: float | None = None
-    """Of that to the first side's."""
+    """Of that to the first side's that has one."""
     per_gpu: float | None = None
     """Requests per second of one GPU: within the SLO if there is one, or else when full."""
     alone_tpot_s: float | None = None
+    front_end: float = 0.0
+    """The share of the time in which front ends are busy when full."""
     kv_tokens: int | None = None
-    """Of one replica."""
+    """Of one replica; None where nothing said how many."""
     sequences: int | None = None
     """Of `context_tokens` each: as many as its KV cache holds, or as it has at most."""
     per_million_tokens: float | None = None
     """Dollars for tokens in and out, at `per_gpu`."""
     fleet: Fleet | None = None
-    """For the traffic, if there is any; None where no number is enough."""
+    """For the traffic, if there is any; None where no number that can be simulated is enough."""
     error: ErrorBar | None = None
 
 
@@ -261,14 +274,27 @@ def compare(question: Question, field: str, text: str) -> Comparison:
     """Lay the values of 'SETTING=a,b' side by side; raises BadInput naming `field`."""
     key, equals, values = text.partition("=")
     known = ["engine", *(name for name in EngineConfig.__struct_fields__ if name != "engine")]
-    if key not in known or not equals or not all(values.split(",")):
+    if key not in known:
         raise BadInput(field, text, f"want SETTING=a,b with SETTING {one_of(key, known)}")
-    if question.config.calibration is not None and key in _FITTED:
+    if not equals or not all(values.split(",")):
+        raise BadInput(field, text, f"want SETTING=a,b such as {key}=a,b")
+    if question.config.calibration is not None and key in FITTED:
         want = f"want another setting: a calibration is of one {key}"
         raise BadInput(field, text, want)
     sides: list[Side] = []
+    wrong: list[BadInput] = []
     for value in values.split(","):
-        sides.append(_side(question, field, key, value, sides[0] if sides else None))
+        try:
+            side = _side(question, field, key, value, next((s for s in sides if s.tp), None))
+        except BadInput as error:  # of this side alone, if it is not the value that is wrong
+            if error.field in (field, key):
+                raise
+            wrong.append(error)
+            label = f"{key}={value}"
+            side = Side(label=label, target=label, why_not=error.want)
+        sides.append(side)
+    if len(wrong) == len(sides):
+        raise wrong[0]
     return Comparison(
         setting=key,
         context_tokens=question.context_tokens,
@@ -300,22 +326,23 @@ def _side(question: Question, field: str, key: str, value: str, first: Side | No
         "tp": choice.tp,
     }
     if choice.tp is None:
-        return Side(target=str(config), fits=False, **about)
+        return Side(target=str(config), why_not="does not fit", **about)
     found = next(one for one in choice.sizes if one.tp == choice.tp)
     per_hour = (price or 0.0) * found.gpus
     busy = found.rate.requests_per_s / found.requests_per_s if found.rate else 1.0
     tokens_per_s = (found.input_tokens_per_s + found.output_tokens_per_s) * busy
+    held = min(found.memory.sequences, found.memory.max_num_seqs)
     before = first.output_tokens_per_s if first else found.output_tokens_per_s
     return Side(
         target=str(msgspec.structs.replace(config, tp=choice.tp)),
-        fits=True,
         gpus=found.gpus,
         output_tokens_per_s=found.output_tokens_per_s,
         ratio=found.output_tokens_per_s / before if before else None,
         per_gpu=found.per_gpu,
         alone_tpot_s=found.alone_tpot_s,
-        kv_tokens=found.memory.kv_tokens,
-        sequences=min(found.memory.sequences, found.memory.max_num_seqs),
+        front_end=found.front_end,
+        kv_tokens=None if found.memory.assumed else found.memory.kv_tokens,
+        sequences=None if found.memory.assumed else held,
         fleet=_needed(question, msgspec.structs.replace(config, tp=choice.tp), found),
         per_million_tokens=per_hour / (tokens_per_s * 3600e-6) if per_hour * busy else None,
         error=found.error,

@@ -8,15 +8,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from servescope.engine.deployment import deploy
-from servescope.errors import BadInput
 from servescope.plan.error_bars import ErrorBar, error_bar
 from servescope.plan.rate import Point, point
-from servescope.plan.workload import (
-    Served,
-    for_long,
-    saturated,
-    with_users,
-)
+from servescope.plan.workload import Served, for_long, saturated, with_users
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +20,7 @@ if TYPE_CHECKING:
     from servescope.plan.workload import Workload
 
 MOST_REPLICAS = 512
+"""Or groups: of more, a simulation serves too few requests each."""
 MOST_USERS = 10_000
 _HEADROOM = 0.95
 """Without an SLO, replicas are enough that are busy to this share of what they can."""
@@ -56,8 +51,8 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     one_fewer: Point | None
     """What one replica fewer comes to."""
     cautious_replicas: int | None
-    """If each serves as little as the error bar allows: for as much more traffic. None for users,
-    who ask as fast as they are answered."""
+    """If each serves as little as the error bar allows: for as much more traffic. None where that
+    is more than `MOST_REPLICAS`, and for users, who ask as fast as they are answered."""
     error: ErrorBar
     input_tokens_per_s: float
     output_tokens_per_s: float
@@ -71,8 +66,8 @@ def fleet(
     *,
     full_per_s: float | None = None,
     each_per_s: float | None = None,
-) -> Fleet:
-    """Search for the fewest replicas, in simulation. Raises BadInput where none are enough.
+) -> Fleet | None:
+    """Search for the fewest replicas, in simulation. None where `MOST_REPLICAS` are not enough.
 
     What one answers, when full and within the SLO, is given where it has been asked for.
     """
@@ -80,18 +75,22 @@ def fleet(
     each_per_s = each_per_s or full_per_s
     search = _Search(config, workload, traffic, bounds, full_per_s)
     count = search.fewest(each_per_s)
+    if count is None:
+        return None
     error = error_bar(config, "throughput")
     cautious = None
     if traffic.rate is not None:
         more = Traffic(rate=traffic.rate * (1 + error.p90))
         cautious = _Search(config, workload, more, bounds, full_per_s).fewest(each_per_s)
+        # More traffic may by chance do with fewer.
+        cautious = None if cautious is None else max(count, cautious)
     served = search.serve(count)
-    before = point(search.serve(count - 1), traffic.rate, bounds) if count > 1 else None
+    before = point(search.serve(count - 1), None, bounds) if count > 1 else None
     return Fleet(
         traffic=traffic,
         replicas=count,
         gpus=count * config.gpus,
-        found=point(served, traffic.rate, bounds),
+        found=point(served, None, bounds),
         load=(traffic.rate or served.requests_per_s) / (full_per_s * count),
         one_fewer=before,
         cautious_replicas=cautious,
@@ -114,16 +113,17 @@ class _Search:
         self._workload, self._traffic, self._bounds = workload, traffic, bounds
         self._served: dict[int, Served] = {}
 
-    def fewest(self, each_per_s: float) -> int:
+    def fewest(self, each_per_s: float) -> int | None:
         """From as many as `each_per_s` would need in growing steps up or down, then bisected."""
         rate = self._traffic.rate or 0.0
         low = max(1, math.ceil(rate / self._full_per_s)) - 1
-        high, step = max(low + 1, math.ceil(rate / each_per_s)), 1
+        if low >= MOST_REPLICAS:
+            return None
+        high, step = min(max(low + 1, math.ceil(rate / each_per_s)), MOST_REPLICAS), 1
         while not self._enough(high):
-            low, high, step = high, high + step, 2 * step
-            if high > MOST_REPLICAS:
-                want = f"want a looser SLO or less traffic: {low} replicas are not enough"
-                raise BadInput("--rate", self._traffic, want)
+            if high == MOST_REPLICAS:
+                return None
+            low, high, step = high, min(high + step, MOST_REPLICAS), 2 * step
         while high - low > 1:
             middle = max(high - step, (low + high) // 2)
             if self._enough(middle):

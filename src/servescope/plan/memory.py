@@ -37,6 +37,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     """Left for the KV cache."""
     kv_bytes_per_token: float = 0.0
     kv_tokens: int = 0
+    assumed: bool = False
+    """Without a GPU: nothing said how many tokens, and the simulator's default stands for them."""
     context_tokens: int
     sequences: int = 0
     """Of `context_tokens` each, that the KV cache holds."""
@@ -50,7 +52,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def memory(config: EngineConfig, context_tokens: int) -> Memory:
-    """What one replica's memory holds."""
+    """What one replica's memory holds. Raises BadInput where a model has no such contexts, or its
+    GPUs cannot be laid out so."""
     settled = settle(config)
     gpus = settled.tp * settled.pp
     about: dict[str, Any] = {"tp": settled.tp, "gpus": gpus, "context_tokens": context_tokens}
@@ -59,6 +62,7 @@ def memory(config: EngineConfig, context_tokens: int) -> Memory:
         return Memory(
             fits=True,
             kv_tokens=found.kv_tokens,
+            assumed=settled.kv_tokens is None,
             sequences=found.kv_tokens // context_tokens,
             max_num_seqs=found.max_num_seqs,
             **about,
@@ -80,10 +84,14 @@ def memory(config: EngineConfig, context_tokens: int) -> Memory:
         )
         // context_tokens,
     }
+    positions = max(model.context_tokens, settled.max_model_len or 0)
+    if context_tokens > positions:
+        want = f"want at most {positions}, as many as {model.name} has positions for"
+        raise BadInput("--context", context_tokens, want)
     try:
         found = deploy(config)
     except BadInput as error:
-        if error.field not in ("gpu", "tp"):
+        if error.field != "gpu":
             raise
         return Memory(fits=False, why_not=error.want.rpartition(": ")[2], **about)
     return Memory(

@@ -17,13 +17,7 @@ import msgspec
 
 from servescope.engine.deployment import deploy
 from servescope.plan.error_bars import ErrorBar, error_bar
-from servescope.plan.workload import (
-    Served,
-    for_long,
-    saturated,
-    statistic,
-    with_users,
-)
+from servescope.plan.workload import Served, for_long, saturated, statistic, with_users
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,10 +43,10 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     """What a rate, or a number of users, comes to."""
 
     requests_per_s: float
-    """Offered, or with users answered."""
+    """Offered; of a fleet, answered."""
     times_s: dict[str, float | None]
     """By figure, such as 'ttft p99': those of `FIGURES`, and those that the SLO bounds. None: of a
-    request that was refused."""
+    request that was refused; 0: no answer has one (TPOT of a single token)."""
     output_tokens_per_s: float
     refused: float = 0.0
     """The share of the requests that found the queue full."""
@@ -73,7 +67,8 @@ class Rate(msgspec.Struct, frozen=True, kw_only=True):
     limited_by: str
     """The bound that is missed first beyond it; 'saturation' where none is."""
     curve: list[Point]
-    """What coarse rates came to, up to the first that missed the SLO."""
+    """What coarse rates came to, up to the first that missed the SLO, and the answer: the last that
+    met it."""
     error: ErrorBar
 
 
@@ -150,15 +145,16 @@ class _Search:
                 high = k
                 break
             low = k
-        coarse = list(self._served)
+        coarse = set(self._served)
         low, high = self._bisect(low, high, _FINE)
+        told = sorted(coarse | {low} - {0})
         missed = self._missed(high) if high <= _STEPS else None
         return Rate(
             requests_per_s=self._rate(low),
             saturation_per_s=self._saturation_per_s,
             noise=1 / _FINE,
             limited_by=missed.text if missed else "saturation",
-            curve=[point(self._served[k], k * self._unit, self._bounds) for k in coarse],
+            curve=[point(self._served[k], k * self._unit, self._bounds) for k in told],
             error=error_bar(self._config, "throughput"),
         )
 

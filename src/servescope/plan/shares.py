@@ -16,7 +16,7 @@ import numpy as np
 
 from servescope.engine import FS
 from servescope.engine.cost import LinearCost
-from servescope.engine.costs import Roofline
+from servescope.engine.costs import Network, Roofline
 from servescope.engine.deployment import deploy, hardware, settle
 from servescope.plan.error_bars import ErrorBar, error_bar
 from servescope.plan.workload import front_end_busy, tapers, to_fill, with_users
@@ -61,9 +61,9 @@ class Shares(msgspec.Struct, frozen=True, kw_only=True):
     front_end: float
     """The share of all time in which the front end is busy."""
     elasticity: dict[str, float]
-    """By limit: compute, hbm_weights, hbm_kv, kv_capacity, interconnect (its bandwidth), host and
-    front_end; transfer, where some only compute prompts. Without a GPU: the constants and
-    kv_capacity."""
+    """By limit: compute, hbm_weights, hbm_kv, kv_capacity, interconnect (bandwidth of links and of
+    the network between nodes), host and front_end; transfer, where some only compute prompts.
+    Without a GPU: the constants and kv_capacity."""
     noise: float
     """How far they may be off by chance: what other draws were found to differ by, or more where
     the first and the second half of the time do."""
@@ -191,9 +191,9 @@ def _elasticities(
     """d ln throughput / d ln constant, with the same users and requests; and the noise."""
     halves = [_LEAST_NOISE]
 
-    def again(changed: EngineConfig, on: On | None = None) -> float:
+    def again(changed: EngineConfig, on: On | None = None, times: float = BETTER) -> float:
         speed = _speed(with_users(deploy(changed, on), workload, users), users)
-        whole, *half = np.log(speed / before) / math.log(BETTER)
+        whole, *half = np.log(speed / before) / math.log(times)
         halves.append(float(abs(half[0] - half[1]) / 2))
         return float(whole)
 
@@ -206,11 +206,22 @@ def _elasticities(
         }
         return found | {"kv_capacity": again(more)}, max(halves)
     same = msgspec.structs.replace(config, kv_tokens=tokens)
-    found = {name: again(same, on) for name, on in _better(hardware(config)).items()}
-    if config.prefill_replicas:
-        quicker = config.transfer_bytes_per_s * BETTER
-        found["transfer"] = again(msgspec.structs.replace(same, transfer_bytes_per_s=quicker))
     gpu, overheads = hardware(config)
+
+    def wider(network: str, *links: str) -> float:
+        """The setting of a network and the GPU's links reach more; or less, where a network that
+        reaches more would be another kind, of less latency."""
+        reach = getattr(same, network)
+        alike = Network.of(reach).latency_s == Network.of(BETTER * reach).latency_s
+        times = BETTER if alike else 1 / BETTER
+        changed = msgspec.structs.replace(same, **{network: times * reach})
+        reached = {name: times * getattr(gpu, name) for name in links}
+        return again(changed, (msgspec.structs.replace(gpu, **reached), overheads), times)
+
+    found = {name: again(same, on) for name, on in _better(gpu, overheads).items()}
+    found["interconnect"] = wider("network_bytes_per_s", "nvlink_bytes_per_s", "pcie_bytes_per_s")
+    if config.prefill_replicas:
+        found["transfer"] = wider("transfer_bytes_per_s")
     larger = msgspec.structs.replace(gpu, memory_bytes=round(gpu.memory_bytes * BETTER))
     found["kv_capacity"] = again(more, (larger, overheads))
     return found, max(halves)
@@ -222,9 +233,8 @@ def _speed(served: Served, users: int) -> Floats:
     return np.concatenate([one @ served.replayed.tokens for one in each])
 
 
-def _better(on: On) -> dict[str, On]:
+def _better(gpu: Gpu, overheads: Overheads) -> dict[str, On]:
     """GPU and engine with one limit 10 % better each."""
-    gpu, overheads = on
     reach = gpu.efficiency
 
     def kernels(*names: str) -> On:
@@ -232,7 +242,6 @@ def _better(on: On) -> dict[str, On]:
         better = msgspec.structs.replace(reach, **faster)
         return msgspec.structs.replace(gpu, efficiency=better), overheads
 
-    links = {name: getattr(gpu, name) * BETTER for name in _LINKS}
     host = {
         name: getattr(overheads, name) / BETTER
         for name in overheads.__struct_fields__
@@ -243,11 +252,9 @@ def _better(on: On) -> dict[str, On]:
         "compute": kernels("compute", "prefill_attention", "fp8_compute"),
         "hbm_weights": kernels("hbm"),
         "hbm_kv": kernels("decode_attention"),
-        "interconnect": (msgspec.structs.replace(gpu, **links), overheads),
         "host": (gpu, msgspec.structs.replace(overheads, **host)),
         "front_end": (gpu, msgspec.structs.replace(overheads, **front)),
     }
 
 
-_LINKS = ("nvlink_bytes_per_s", "pcie_bytes_per_s")
 _FRONT = ("request_s", "token_s")

@@ -18,7 +18,9 @@ from servescope.plan.workload import (
     front_end_busy,
     largest_batch,
     saturated,
+    shorter,
     statistic,
+    unserved,
     with_users,
 )
 
@@ -33,7 +35,7 @@ _TIE = 0.05
 """Sizes whose GPUs serve as much to within this are alike: then the smaller is taken."""
 _ALONE = 200
 """Requests of one user."""
-_BUSY = 0.95
+BUSY = 0.95
 """A front end that is busy to this share of the time is what limits throughput."""
 _FEW = 0.5
 """KV for less than this share of the batch that the engine would have: memory is what it lacks."""
@@ -45,6 +47,8 @@ class Size(msgspec.Struct, frozen=True, kw_only=True):
     tp: int
     gpus: int
     memory: Memory
+    why_not: str = ""
+    """Why it serves none of the requests, though the model fits."""
     batch: int = 0
     """Sequences of mean length that the KV cache of a replica holds, or that it has at most."""
     alone_tpot_s: float = 0.0
@@ -60,6 +64,11 @@ class Size(msgspec.Struct, frozen=True, kw_only=True):
     """Within the SLO; None without one, or where a smaller size's GPUs serve more within it than
     this one's when full, so that no search is needed."""
     error: ErrorBar | None = None
+
+    @property
+    def serves(self) -> bool:
+        """Whether the model fits, and the KV cache holds such requests."""
+        return self.memory.fits and not self.why_not
 
     @property
     def per_gpu(self) -> float:
@@ -84,13 +93,13 @@ def choose(
     bounds: Sequence[Bound] = (),
     context_tokens: int = 2048,
 ) -> Choice:
-    """Try sizes and take one."""
+    """Try sizes and take one. Raises BadInput where the model fits, but no request is served."""
     tried: list[Size] = []
     for tp in sizes:
         sized = msgspec.structs.replace(config, tp=tp)
         one = size(sized, workload, context_tokens)
         rivals = [each.per_gpu for each in tried if each.rate]
-        if bounds and one.memory.fits and (1 - _TIE) * one.per_gpu > max(rivals, default=0.0):
+        if bounds and one.serves and (1 - _TIE) * one.per_gpu > max(rivals, default=0.0):
             full = one.requests_per_s
             rate = highest_rate(sized, workload, bounds, seeds=1, full_per_s=full)
             one = msgspec.structs.replace(one, rate=rate)
@@ -98,7 +107,10 @@ def choose(
     fit = [one for one in tried if one.memory.fits]
     if not fit:
         return Choice(sizes=tried, tp=None, reasons=[would_fit(config, sizes)])
-    known = [one for one in fit if one.rate or not bounds]
+    serving = [one for one in fit if one.serves]
+    if not serving:
+        raise shorter(workload, fit[-1].why_not)
+    known = [one for one in serving if one.rate or not bounds]
     most = max(one.per_gpu for one in known)
     chosen = next(one for one in known if one.per_gpu >= (1 - _TIE) * most)
     return Choice(sizes=tried, tp=chosen.tp, reasons=_reasons(tried, chosen))
@@ -110,6 +122,8 @@ def size(config: EngineConfig, workload: Workload, context_tokens: int) -> Size:
     if not held.fits:
         return Size(tp=held.tp, gpus=config.gpus, memory=held)
     deployment = deploy(config)
+    if why_not := unserved(deployment, workload):
+        return Size(tp=held.tp, gpus=config.gpus, memory=held, why_not=why_not)
     full = saturated(config, workload)
     alone = with_users(deployment, workload, 1, requests=_ALONE)
     return Size(
@@ -129,10 +143,13 @@ def size(config: EngineConfig, workload: Workload, context_tokens: int) -> Size:
 
 def _reasons(tried: Sequence[Size], chosen: Size) -> list[str]:
     """Why this one: what smaller ones lack, and what larger ones would buy."""
-    said = []
+    said = [f"{one.why_not}." for one in tried if one.why_not]
+    if not chosen.per_gpu:
+        none = "No size meets the SLO, even with one request at a time"
+        return [f"{none}: what follows is of tp={chosen.tp}.", *said]
     what = "serves within the SLO" if chosen.rate else "serves when full"
     for one in tried:
-        if one is chosen or not one.memory.fits:
+        if one is chosen or not one.serves:
             continue
         if not one.per_gpu:
             said.append(f"tp={one.tp} misses the SLO even with one request at a time.")
@@ -151,7 +168,7 @@ def _reasons(tried: Sequence[Size], chosen: Size) -> list[str]:
                 f"but one of its GPUs {what} {most}{one.per_gpu / chosen.per_gpu:.2f} times as "
                 "much."
             )
-    if chosen.front_end > _BUSY:
+    if chosen.front_end > BUSY:
         said.append(
             "When full, the API server's process limits it: more GPUs a replica do not help; run "
             "more replicas or API servers."

@@ -38,16 +38,16 @@ if TYPE_CHECKING:
 
 WARMUP = 0.1
 """The share of the first requests that is left out: a load begins with an empty engine."""
-_FEWEST, _MOST = 2000, 20000
+_FEWEST, _MOST = 3000, 20000
 """Requests of a simulation of an open load."""
-_FEW = 3000
-"""Of one that needs no more, though there could be many in flight."""
 _TURNS = 10
 """So many times the requests in flight, at least."""
 _ROUNDS, _FEWEST_ROUNDS = 8, 5
 """Of a closed loop, so many requests a user; the fewer where there are very many users."""
-_MOST_OF_ROUNDS = 12000
-"""Requests of a closed loop with more than the fewest rounds."""
+_LEAST_OF_ROUNDS, _MOST_OF_ROUNDS = 500, 12000
+"""Requests of a closed loop; those of the fewest rounds may be more."""
+DRAWN = 2000
+"""Requests whose lengths are looked at."""
 
 
 class Workload(msgspec.Struct, frozen=True):
@@ -71,7 +71,7 @@ class Workload(msgspec.Struct, frozen=True):
     @property
     def means(self) -> tuple[float, float]:
         """Mean tokens of a prompt and of an answer."""
-        prompts, outputs = self.draw(_FEWEST)
+        prompts, outputs = self.draw(DRAWN)
         return float(prompts.mean()), float(outputs.mean())
 
 
@@ -123,12 +123,21 @@ def statistic(values: Floats, name: str) -> float:
     return math.inf if math.isnan(found) else found
 
 
-def at_rate(deployment: Deployment, workload: Workload, rate: float, requests: int) -> Served:
-    """Requests come at so many per second."""
+def at_rate(
+    deployment: Deployment,
+    workload: Workload,
+    rate: float,
+    requests: int,
+    full_per_s: float = math.inf,
+) -> Served:
+    """Requests come at so many per second; in the long run, no more than `full_per_s` of them are
+    answered."""
     prompts, outputs = workload.draw(requests)
     sent_s = np.cumsum(workload.gaps(requests)) / rate
     replayed = _replayed(deployment, prompts, outputs, arrivals_s=sent_s)
-    each_per_s = np.where(np.isnan(replayed.end_s), 0.0, rate / requests)
+    answered = ~np.isnan(replayed.end_s)
+    most_per_s = full_per_s / max(1, int(answered.sum()))
+    each_per_s = np.where(answered, min(rate / requests, most_per_s), 0.0)
     return _served(deployment, replayed, prompts, outputs, each_per_s)
 
 
@@ -136,16 +145,16 @@ def for_long(deployment: Deployment, workload: Workload, rate: float, full_per_s
     """Requests come at so many per second, enough of them to tell what comes of it in the long run.
 
     Ten times as many as are in flight, and, since a queue settles the more slowly the nearer it is
-    to saturation (at `full_per_s`), more beside that. No more are in flight than at saturation.
+    to saturation (at `full_per_s`), more beside that.
     """
     load = min(rate / full_per_s, 1 - 1e-3)
-    most = int(min(max(_FEWEST, _TURNS * load * to_fill(deployment, workload)), _MOST))
-    requests = int(min(max(_FEW, _TURNS / (1 - load) ** 2), most))
-    served = at_rate(deployment, workload, rate, requests)
+    requests = int(min(max(_FEWEST, _TURNS / (1 - load) ** 2), _MOST))
+    served = at_rate(deployment, workload, rate, requests, full_per_s)
     in_flight = rate * statistic(served.e2e_s[np.isfinite(served.e2e_s)], "mean")
-    if requests < min(_TURNS * in_flight, most):
-        return at_rate(deployment, workload, rate, most)
-    return served
+    more = int(min(_TURNS * in_flight, _MOST))
+    if more <= requests:
+        return served
+    return at_rate(deployment, workload, rate, more, full_per_s)
 
 
 def with_users(
@@ -189,7 +198,7 @@ def tapers(end_s: Floats, users: int, parts: int = 1) -> Floats:
 def enough(users: int) -> int:
     """Requests for a closed loop to settle."""
     most = max(_MOST_OF_ROUNDS, _FEWEST_ROUNDS * users)
-    return min(max(_ROUNDS * users, _FEWEST // 4), most)
+    return min(max(_ROUNDS * users, _LEAST_OF_ROUNDS), most)
 
 
 def front_end_busy(served: Served, config: EngineConfig) -> float:
@@ -219,11 +228,26 @@ def saturated(config: EngineConfig, workload: Workload) -> Served:
     deployment = deploy(msgspec.structs.replace(config, max_waiting=None))
     served = with_users(deployment, workload, to_fill(deployment, workload))
     if not served.requests_per_s:
-        prompt, output = (int(one[0]) for one in workload.draw(1))
-        why = _never(deployment.engine(), prompt, output)
-        means = f"{sum(workload.means):.0f} with the answer"
-        raise BadInput("--input-tokens", means, f"want shorter ones: {why}")
+        raise shorter(workload, unserved(deployment, workload))
     return served
+
+
+def unserved(deployment: Deployment, workload: Workload) -> str:
+    """Why none of the requests can ever be served; '' where some can."""
+    prompts, outputs = workload.draw(DRAWN)
+    if not too_long(deployment, prompts, outputs).all():
+        return ""
+    declared, prompt, output = deployment.declared, int(prompts[0]), int(outputs[0])
+    where = f"{declared.gpu} with tp={declared.tp}" if declared.gpu else "it"
+    if prompt + output > deployment.longest:
+        return f"{where} serves at most {deployment.longest:,} tokens, prompt and answer together"
+    return f"{where} serves none of them: {_never(deployment.engine(), prompt, output)}"
+
+
+def shorter(workload: Workload, why: str) -> BadInput:
+    """What to raise where nothing that is asked for can be served."""
+    asked = f"{sum(workload.means):.0f} with the answer"
+    return BadInput("--input-tokens", asked, f"want shorter ones: {why}")
 
 
 def too_long(deployment: Deployment, prompts: Ints, outputs: Ints) -> NDArray[np.bool_]:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from servescope.plan.error_bars import UNMEASURED
+from servescope.plan.error_bars import NODES, PIPELINE, UNMEASURED
 from servescope.validation.cells import Cell
 
 FEWEST = 5
 """Of fewer figures, their errors say nothing about those to come."""
 METRICS = ("throughput", "latency", "kv_tokens")
+WIDEST = (UNMEASURED, NODES, PIPELINE)
+"""Classes of which too little was measured: they have the widest error bars of all."""
 
 HEADER = """\
 # How far predictions of this kind were from measurements, made by `make validate`: the median and
@@ -25,8 +27,8 @@ HEADER = """\
 # Mechanisms were chosen with most of these figures in view, so others will be further off. Hence
 # the wider of two: what is found here, and what a study before this project could promise. That has
 # no P90 for pcie, tp8, narrow and moe: 2.5 times the median there, as of dense models. Of fewer
-# than five figures, the study's stand. Where next to nothing of a GPU's architecture was measured,
-# the widest of all these.
+# than five figures, the study's stand. Where next to nothing was measured (of a GPU's
+# architecture, of several nodes, of pipeline stages), the widest of all these.
 """
 
 
@@ -48,6 +50,8 @@ STUDY = {
     "narrow": Promise("weights of 8 bits or fewer"),
     "moe": Promise("mixture of experts", kv_tokens=(0.05, 0.15)),
     UNMEASURED: Promise("next to no measurement of this GPU's architecture"),
+    NODES: Promise("several nodes, of which the one published run decided the network's constants"),
+    PIPELINE: Promise("pipeline stages, of which no measurement is published"),
     "calibrated": Promise("calibrated on this server", (0.03, 0.20), (0.03, 0.20), (0.01, 0.03)),
 }
 
@@ -73,17 +77,17 @@ def write(cells: Sequence[Cell]) -> None:
 
 def _row(like: str, cells: Sequence[Cell]) -> Iterator[str]:
     bars = {metric: _bar(like, metric, cells) for metric in METRICS}
-    if like == UNMEASURED:
-        classes = [other for other in STUDY if other not in (like, "calibrated")]
-        for metric, own in bars.items():
-            bars[metric] = own.widest(_bar(other, metric, cells) for other in classes)
+    if like in WIDEST:
+        others = [other for other in STUDY if other != "calibrated"]
+        for metric in METRICS:
+            bars[metric] = _Bar.widest([_bar(other, metric, cells) for other in others])
     yield "[[error]]"
     yield f'like = "{like}"'
     for metric, bar in bars.items():
         yield f"{metric} = [{bar.p50:.2f}, {bar.p90:.2f}]  # {bar.told}"
     counts = [f"{bar.figures} published figures of {m}" for m, bar in bars.items() if bar.figures]
     source = f"from {' and '.join(counts)}; a study's where wider" if counts else "from a study"
-    source = "so the widest of all classes" if like == UNMEASURED else source
+    source = "so the widest of all classes" if like in WIDEST else source
     yield f'source = "{STUDY[like].words}, {source}"'
 
 
@@ -93,10 +97,10 @@ class _Bar(NamedTuple):
     told: str = "study"
     figures: int = 0
 
-    def widest(self, others: Iterable[_Bar]) -> _Bar:
-        bars = [self, *others]
+    @classmethod
+    def widest(cls, bars: Sequence[_Bar]) -> _Bar:
         p50, p90 = max(bar.p50 for bar in bars), max(bar.p90 for bar in bars)
-        return _Bar(p50, p90, told="the widest of all classes")
+        return cls(p50, p90, told="the widest of all classes")
 
 
 def _bar(like: str, metric: str, cells: Sequence[Cell]) -> _Bar:
