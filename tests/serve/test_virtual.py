@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 
 ON_GPU = "sim:vllm?model=llama-3.1-8b&gpu=h100-sxm-80gb"
-"""With a front end: 22 ms a request, so that it is busy for half of the time at 20 requests/s."""
+"""With a front end."""
 TRIES = 3
 """A machine that others use is late now and then: a run that agrees is enough."""
 

@@ -97,7 +97,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """The longest prompt and answer together."""
     prefix_cache: bool | None = None
     turnaround: float | str = "500us"
-    """In virtual time the way from a client to the engine and back takes this, half of it each way.
+    """In virtual time the way from a client to the engine and back takes this, half of it each way,
+    and as long again passes before a user or a session goes on.
     Without it, a closed loop would just catch the step that a real one just misses."""
 
     def __post_init__(self) -> None:

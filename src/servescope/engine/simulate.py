@@ -81,7 +81,8 @@ class _Stage:
     """One stage. Times are ns since its start until they enter a record.
 
     They are the client's; the router sees a request half a turnaround after it was sent, and its
-    tokens are seen half a turnaround after they went out.
+    tokens are seen half a turnaround after they went out. Who waits for an answer to ask again
+    takes a whole turnaround to do so.
     """
 
     engines: Sequence[Engine]
@@ -169,7 +170,7 @@ class _Stage:
         """A request comes to the engine then at the earliest: from the front end, from a client, or
         from one who gets an answer before."""
         bounds = [self._come_ns() * NS]
-        bounds += [heap[0][0] + 2 * self._way_ns * NS for heap in (self.due, self.leaving) if heap]
+        bounds += [heap[0][0] + 4 * self._way_ns * NS for heap in (self.due, self.leaving) if heap]
         come_fs = min(bounds) + replica.front.intake
         if self.prefill is not None and self.due:
             come_fs = min(come_fs, self.due[0][0] + self.prefill.latency_fs)
@@ -310,7 +311,7 @@ class _Stage:
         if self.busy == self.cap and self.arrivals.open:
             self.slot_freed_ns = at_ns
         self.busy -= 1
-        self.arrivals.over(asked, at_ns, answer)
+        self.arrivals.over(asked, at_ns + 2 * self._way_ns, answer)
 
     def _lost(self, at_ns: int) -> Iterator[Record]:
         """Later turns of sessions that failed; after the end, none was to be sent anyway."""
