@@ -196,7 +196,7 @@ def test_sglang_retracts_those_with_the_fewest_tokens_and_guesses_anew():
     short, long = burst(target, (10, 25), (11, 25))
     while not (step := target.step()).preempted:
         pass
-    assert step.preempted == list(target.queue) == [long, short]  # room is left for 20 steps
+    assert list(step.preempted) == list(target.queue) == [long, short]  # room is left for 20 steps
     made = older.made + target.decode_steps - older.since - step.count
     assert target.share == (made + 20) / (60 + 1)
     steps(target)

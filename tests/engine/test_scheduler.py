@@ -72,7 +72,7 @@ def test_equal_requests_go_in_one_batch():
     assert [step.sequences for step in taken] == [10] * 4
     assert [step.prefill_tokens for step in taken] == [200, 0, 0, 0]
     assert [attended(step) for step in taken] == [200, 210, 220, 230]
-    assert taken[-1].finished == works
+    assert taken[-1].finished == tuple(works)
 
 
 def test_a_request_beyond_max_num_seqs_waits_for_a_seat():
@@ -84,7 +84,7 @@ def test_a_request_beyond_max_num_seqs_waits_for_a_seat():
     assert (target.running, target.waiting) == (2, 1)
     target.step()
     assert (target.running, target.waiting) == (1, 1)
-    assert target.step().made == [works[1], works[2]]
+    assert target.step().made == (works[1], works[2])
     assert target.waiting == 0
 
 
@@ -114,7 +114,7 @@ def test_a_decode_without_a_block_preempts_the_youngest(cached, recomputed):
     taken = steps(target)
     assert [step.prefill_tokens for step in taken] == [6, 0, 0, 0, recomputed, 0]
     assert [len(step.preempted) for step in taken] == [0, 0, 1, 0, 0, 0]
-    assert [step.made for step in taken[2:]] == [[older], [older], [younger], [younger]]
+    assert [step.made for step in taken[2:]] == [(older,), (older,), (younger,), (younger,)]
     assert (older.preemptions, younger.preemptions) == (0, 1)
     assert target.totals.preemptions == 1
     assert target.totals.prompt_tokens == 6

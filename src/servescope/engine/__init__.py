@@ -91,15 +91,15 @@ class Step:
     """Requests that have one more token at the end of each iteration."""
     padding_sequences: int = 0
     """Computed beside them, though their answers are whole: seats of a static batch."""
-    begun: list[Work] = field(default_factory=list)
+    begun: tuple[Work, ...] = ()
     """Requests whose prompt is computed now: they have one more token, too, and decode from now."""
-    made: list[Work] = field(default_factory=list)
+    made: tuple[Work, ...] = ()
     """Of a step asked for alone, who has one more token at its end, in the order of the batch."""
-    finished: list[Work] = field(default_factory=list)
+    finished: tuple[Work, ...] = ()
     """Those whose answer is whole at the end; they have left the engine."""
-    preempted: list[Work] = field(default_factory=list)
+    preempted: tuple[Work, ...] = ()
     """Those who gave their blocks back before it."""
-    prompts: list[Work] = field(default_factory=list)
+    prompts: tuple[Work, ...] = ()
     """Whose prompts were computed, or a part of them."""
     pairs: int = 0
     """How many tokens each of the prompt tokens computed attends to, itself included: the sum."""

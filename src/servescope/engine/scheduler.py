@@ -177,8 +177,8 @@ class Engine:
         decodes = self.plan(batch) and self.decoding > 0
         if not decodes and not batch.prompts:
             return None
-        if until_fs is None:
-            batch.made = [work for work in self.batch if decodes and work.since >= 0]
+        if until_fs is None and decodes:
+            batch.made = tuple([work for work in self.batch if work.since >= 0])
         if batch.prompts:
             self._compute(batch, decodes=decodes)
         else:
@@ -234,7 +234,7 @@ class Engine:
         self.queue.move_to_end(work, last=last)
         work.preemptions += 1
         self.totals.preemptions += 1
-        batch.preempted.append(work)
+        batch.preempted += (work,)
 
     def admit(self, work: Work, spare_blocks: int = 0) -> bool:
         """Give a request from the queue its blocks and a place in the batch; False where it cannot
@@ -255,7 +255,7 @@ class Engine:
 
     def compute(self, batch: Step, work: Work, tokens: int) -> None:
         """Have so many more tokens of a prompt computed in this step."""
-        batch.prompts.append(work)
+        batch.prompts += (work,)
         batch.pairs += tokens * work.computed + tokens * (tokens + 1) // 2
         work.computed += tokens
         batch.prefill_tokens += tokens
@@ -328,7 +328,7 @@ class Engine:
             end, _, work = heapq.heappop(ends)
             if work.end == end:
                 self._leave(work)
-                batch.finished.append(work)
+                batch.finished += (work,)
                 self.totals.finished += 1
 
     def _begin(self, batch: Step, work: Work) -> None:
@@ -336,7 +336,7 @@ class Engine:
         if not work.made:
             self.totals.prompt_tokens += work.prompt_tokens
         work.made += 1
-        batch.begun.append(work)
+        batch.begun += (work,)
         self.totals.generation_tokens += 1
         work.since = self.decode_steps
         self.decoding += 1
@@ -344,7 +344,7 @@ class Engine:
         self._full[(self.decode_steps - work.computed) % self.block_tokens] += 1
         if work.made == work.output_tokens:
             self._leave(work)
-            batch.finished.append(work)
+            batch.finished += (work,)
             self.totals.finished += 1
         else:
             self._number += 1

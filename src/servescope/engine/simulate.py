@@ -170,7 +170,7 @@ class _Stage:
         """A request comes to the engine then at the earliest: from the front end, from a client, or
         from one who gets an answer before."""
         bounds = [self._come_ns() * NS]
-        bounds += [heap[0][0] + 4 * self._way_ns * NS for heap in (self.due, self.leaving) if heap]
+        bounds += [heap[0][0] + 2 * self._way_ns * NS for heap in (self.due, self.leaving) if heap]
         come_fs = min(bounds) + replica.front.intake
         if self.prefill is not None and self.due:
             come_fs = min(come_fs, self.due[0][0] + self.prefill.latency_fs)
