@@ -79,7 +79,7 @@ def test_what_arrives_just_as_a_step_ends_joins_the_next_batch():
 
 def test_a_user_asks_again_after_thinking_and_the_turnaround():
     records = run(engine(), Closed(users=1, think_s=0.1), Limit(requests=3))
-    assert [times_ms(record)[0] for record in records] == [0, 132, 264]
+    assert [times_ms(record)[0] for record in records] == [0, 131.5, 263]
     assert [record.request for record in records] == [0, 1, 2]
 
 
@@ -171,8 +171,8 @@ def test_a_later_turn_follows_its_answer_and_repeats_it(offer):
     assert sorted(turns) == [(s, t) for s in range(2) for t in range(3)]
     for session in range(2):
         first, second, third = (turns[session, number] for number in range(3))
-        assert second.due_ns == first.end_ns + MS  # the turnaround
-        assert third.due_ns == second.end_ns + 1001 * MS
+        assert second.due_ns == first.end_ns + MS // 2  # half the turnaround
+        assert third.due_ns == second.end_ns + 1000 * MS + MS // 2
         # Each message is its role, its words and marks, and its end; one more role asks.
         assert first.input_tokens == 1 + 4 + 1 + 1
         assert second.input_tokens == first.input_tokens + 30 + 1 + 1 + 3 + 1 + 1
@@ -200,7 +200,7 @@ def test_rows_of_a_trace_are_due_when_it_says_and_not_before_their_answer():
 
     records = run(engine(), due_at(0, 10, 500, 510, rows=4), items=Trace())
     assert [(record.session, record.turn) for record in records] == [(0, 0), (0, 1), (0, 2), (1, 0)]
-    assert [times_ms(record)[0] for record in records] == [0, 32, 500, 510]
+    assert [times_ms(record)[0] for record in records] == [0, 31.5, 500, 510]
 
 
 # --- properties -----------------------------------------------------------------------------------

@@ -4,8 +4,8 @@ The lean sibling of `simulate.py`: no text and no records, but several replicas 
 needs memory for the requests in flight, and for a few numbers of each request.
 
 Times are the client's, as in `simulate.py`: a request is at the router half a turnaround after it
-was sent, and its tokens are seen half a turnaround after they went out; a user then takes a whole
-one to ask again. The router takes no time;
+was sent, and its tokens are seen half a turnaround after they went out; a user then takes another
+half to ask again. The router takes no time;
 behind it each replica has a front end, if there is one (`front_end.py`).
 """
 
@@ -191,7 +191,7 @@ class _Loop:
         self.fleet = [*fleet, *prefill.engines] if prefill else fleet
         """Those that answer, and those that only compute prompts."""
         self.half_fs = max(1, round(turnaround_s * FS / 2))
-        self.again_fs = 4 * self.half_fs if arrivals_s is None else None
+        self.again_fs = 3 * self.half_fs if arrivals_s is None else None
         """So long after an answer its user's next request comes; None where nobody sends one."""
         self.coming = [self.half_fs] * users
         """Heap of when the next requests come, as far as known; of those who send them in a closed

@@ -82,7 +82,7 @@ class _Stage:
 
     They are the client's; the router sees a request half a turnaround after it was sent, and its
     tokens are seen half a turnaround after they went out. Who waits for an answer to ask again
-    takes a whole turnaround to do so.
+    takes another half to do so.
     """
 
     engines: Sequence[Engine]
@@ -311,7 +311,7 @@ class _Stage:
         if self.busy == self.cap and self.arrivals.open:
             self.slot_freed_ns = at_ns
         self.busy -= 1
-        self.arrivals.over(asked, at_ns + 2 * self._way_ns, answer)
+        self.arrivals.over(asked, at_ns + self._way_ns, answer)
 
     def _lost(self, at_ns: int) -> Iterator[Record]:
         """Later turns of sessions that failed; after the end, none was to be sent anyway."""
