@@ -23,7 +23,7 @@ def test_what_is_not_in_the_prefix_cache_makes_the_second_hump(tmp_path):
         data="shared_prefix:prefix=2000,groups=60",
     )
     (finding,) = said(found, "shape")
-    assert finding.sentence.startswith("TTFT has two humps, around 22.6 ms and 193 ms (60% of")
+    assert finding.sentence.startswith("TTFT has two humps, around 22.9 ms and 194 ms (60% of")
     assert "of the slow ones had less than 60 % of their prompt in the prefix cache" in (
         finding.sentence
     )
