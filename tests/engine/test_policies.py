@@ -1,7 +1,7 @@
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from servescope.engine import FS, Work
@@ -357,6 +357,7 @@ def test_memory_beyond_what_all_want_together_changes_nothing(name, config, shap
 def test_more_memory_never_makes_equal_requests_slower_where_all_is_reserved(
     name, config, prompt, output, more
 ):
+    assume(prompt <= config["max_num_batched_tokens"])  # or else they are cut: see below
     less, roomy = (engine(name, **config | {"kv_tokens": 130 + extra}) for extra in (0, more))
     shapes = [(prompt, output)] * 30
     assert makespan_ms(roomy, *shapes) <= makespan_ms(less, *shapes)
@@ -376,6 +377,18 @@ def test_a_quarter_more_memory_never_lowers_the_throughput_of_a_burst(name, seed
         for tokens in (4000, 5000, 6250, 8000)
     ]
     assert spans == sorted(spans, reverse=True)
+
+
+def test_a_little_more_memory_can_cost_a_policy_that_cuts_prompts():
+    """No fault of the simulation: with two tokens more, a third request is admitted, and what its
+    neighbours leave of a step cuts its prompt into more pieces, each a sequence of its step."""
+    costs = {"context": 0, "sequence": "100us", "block_tokens": 1, "prefix_cache": False}
+    limits = {"max_num_seqs": 3, "max_num_batched_tokens": 23}
+    spans = [
+        makespan_ms(engine("tensorrt-llm", kv_tokens=tokens, **costs, **limits), *[(42, 2)] * 30)
+        for tokens in (130, 132)
+    ]
+    assert spans[0] < spans[1] < 1.001 * spans[0]
 
 
 def test_a_little_more_memory_can_cost_a_policy_that_hopes():
