@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 
-def of_three(gpus: int) -> int:
+def index_of_2_4_8(gpus: int) -> int:
     """Which of three figures, for 2, 4 and 8 GPUs, is that of so many: 2, 3 to 4, 5 and more."""
     return min(2, max(0, (gpus - 1).bit_length() - 1))
 
@@ -86,7 +86,7 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
         An all-reduce of S bytes takes 2 (n - 1) / n S / bandwidth.
         """
-        which = of_three(gpus)
+        which = index_of_2_4_8(gpus)
         if self.nvlink_bytes_per_s:
             return self.nvlink_bytes_per_s * self.efficiency.nvlink_share[which]
         return self.pcie_bytes_per_s * self.efficiency.pcie_share[which]

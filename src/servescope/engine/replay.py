@@ -199,7 +199,8 @@ class _Loop:
         self.fronts = [FrontEnd(front_end) for _ in fleet]
         self.fronts += [FrontEnd(NO_FRONT_END) for _ in self.fleet[len(fleet) :]]
         self.inboxes: list[list[tuple[int, int, Work, bool]]] = [[] for _ in self.fleet]
-        """Of each engine, heap of the requests that come to it later: when, number, request."""
+        """Of each engine, heap of the requests that come to it later: when, number, request, and
+        whether then they will only have been taken in by the front end."""
         self.due: list[tuple[int, int]] = []
         """Heap of (when its step is over, replica), or (when the next of its inbox comes to it,
         ~replica), which goes before."""

@@ -90,7 +90,11 @@ class Answers(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def unit(self) -> str:
         """What is meant where one is asked about, and what fleets have more of."""
-        return "group" if self.replicas + self.prefill_replicas > 1 else "replica"
+        return _unit(self.replicas, self.prefill_replicas)
+
+
+def _unit(replicas: int, prefill_replicas: int) -> str:
+    return "group" if replicas + prefill_replicas > 1 else "replica"
 
 
 def answer(question: Question) -> Answers:
@@ -181,13 +185,11 @@ def _costs(
     rate: Rate | None,
     needed: Fleet | None,
 ) -> list[Cost]:
-    price = question.price_per_gpu_hour
+    price = _price_per_gpu_hour(question, config)
     if price is None:
-        if settle(config).gpu is None:
-            return []
-        price = hardware(settle(config))[0].price_per_hour
+        return []
     error = error_bar(config, "throughput")
-    name = "group" if config.replicas + config.prefill_replicas > 1 else "replica"
+    name = _unit(config.replicas, config.prefill_replicas)
     tokens = (full.input_tokens_per_s, full.output_tokens_per_s)
     found = [cost(price, config.gpus, *tokens, at=f"one {name}, always full", error=error)]
     if rate is not None and rate.requests_per_s:
@@ -199,6 +201,14 @@ def _costs(
         at = f"{needed.traffic} on {needed.replicas} {name}{'s' * (needed.replicas > 1)}"
         found.append(cost(price, needed.gpus, *both, at=at, error=error))
     return found
+
+
+def _price_per_gpu_hour(question: Question, config: EngineConfig) -> float | None:
+    """What is paid, or the catalogue's; None where neither is known."""
+    settled, price = settle(config), question.price_per_gpu_hour
+    if price is None and settled.gpu is not None:
+        return hardware(settled)[0].price_per_hour
+    return price
 
 
 def _utilizations(question: Question, config: EngineConfig, chosen: Size) -> list[Setting]:
@@ -317,9 +327,7 @@ def _side(question: Question, field: str, key: str, value: str, first: Side | No
     question = msgspec.structs.replace(question, config=config, sizes=sizes)
     context, workload = question.context_tokens, question.workload
     choice = choose(config, sizes_of(question), workload, question.bounds, context)
-    price = question.price_per_gpu_hour
-    if settle(config).gpu is not None and price is None:
-        price = hardware(settle(config))[0].price_per_hour
+    price = _price_per_gpu_hour(question, config)
     about: dict[str, Any] = {
         "label": f"{key}={value}",
         "price_per_gpu_hour": price,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple, Self
 
 from servescope.catalog import Gpu
-from servescope.catalog.gpus import of_three
+from servescope.catalog.gpus import index_of_2_4_8
 
 _ONE_SHOT_LATENCY_S = (5e-6, 6.5e-6, 8e-6)
 """An all-reduce over 2, 4, 8 GPUs in one kernel, captured in a graph: 5 to 8 us in a study before
@@ -40,7 +40,7 @@ class Links:
 
     def __init__(self, gpu: Gpu, tp: int, nodes: int, network: Network, *, one_shot: bool) -> None:
         here = tp // nodes
-        which = of_three(here)
+        which = index_of_2_4_8(here)
         self._tp, self._here, self._nodes, self._network = tp, here, nodes, network
         self._bus_bytes_per_s = gpu.bus_bytes_per_s(here)
         self._ring_s, self._one_shot_s = _RING_LATENCY_S[which], _ONE_SHOT_LATENCY_S[which]
